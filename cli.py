@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `solar-corona`. Engines are imported by the commands that need them, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .core.errors import ExitCode, SolarCoronaError, SpecError
+from .core.settings import Settings, quiet_engines
+
+if TYPE_CHECKING:
+    from .core.run_folder import RunFolder
+    from .fl_server.progress import RunView
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="solar-corona",
+    help="Train one model over many edges whose data stays where it is.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
+RunArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, a run folder, or a job's name.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, such as spec.aggregation.rounds=3."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line, for programs.")]
+
+
+def _root() -> Path | None:
+    return Settings.from_environment().runs
+
+
+@app.command()
+def run(
+    job: JobArgument,
+    overrides: SetOption = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the last run from its last checkpoint.")] = False,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Run all edges as threads of one process, with no SuperLink.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a job on this machine, and show how it goes."""
+    from .fl_server.local_run import LocalRun, prepare
+
+    changes = overrides or []
+    file, folder = prepare(job, changes, resume=resume, root=_root())
+    with folder.locked():
+        if in_process:
+            from .fl_server.in_process import run_in_process as work
+
+            view = _shown(folder, lambda show: work(file, folder, show), as_json=as_json)
+        else:
+            view = _shown(folder, LocalRun.of(file, folder).run, as_json=as_json)
+    _conclude(job, folder, view, as_json=as_json)
+
+
+def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
+    """Run `work` with live progress: a table on a terminal, JSON lines or plain lines elsewhere."""
+    from .fl_server.display import display
+
+    try:
+        with display(folder, console, as_json=as_json) as show:
+            return work(show)  # type: ignore[no-any-return]
+    except KeyboardInterrupt:
+        if not as_json:
+            errors.print(f"stopped; go on with: solar-corona run --resume JOB.yaml (state in {folder.path})")
+        raise
+    except SolarCoronaError:
+        _report(folder)
+        raise
+
+
+def _report(folder: RunFolder) -> Path | None:
+    """Write the HTML report; a failure to write it is said and changes nothing else."""
+    from .core.job_file import read_job
+    from .fl_server.report import write_report
+
+    try:
+        return write_report(folder, job=read_job(folder.job_file))
+    except (SolarCoronaError, OSError) as error:
+        errors.print(f"the report could not be written: {error}", style="yellow")
+        return None
+
+
+def _conclude(job: Path, folder: RunFolder, view: RunView, *, as_json: bool) -> None:
+    report = _report(folder)
+    model = view.finished.model if view.finished is not None else None
+    if as_json:
+        print_json({"result": "succeeded", "model": model, "report": str(report), "run": str(folder.path)})
+        return
+    from .fl_server.summary import print_summary
+
+    file_edge = next(iter(view.joined), "NAME")
+    print_summary(
+        view,
+        console=console,
+        model=model,
+        report=report,
+        next_commands=[
+            f"{_command()} logs {job} --edge {file_edge}",
+            f"{_command()} run {job} --set spec.aggregation.algorithm=fedadam",
+            f"{_command()} manifests {job} --image YOUR/IMAGE",
+        ],
+    )
+
+
+def _command() -> str:
+    """Return how the user calls this command from where they are."""
+    if shutil.which("solar-corona"):
+        return "solar-corona"
+    try:
+        return str((Path(sys.prefix) / "bin" / "solar-corona").relative_to(Path.cwd()))
+    except ValueError:
+        return str(Path(sys.prefix) / "bin" / "solar-corona")
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object as a line."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+@app.command()
+def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
+    """Check a job file, its script, its data and its strategy, and start nothing."""
+    from .core.job_file import read_job_file
+    from .core.run_folder import RunFolder
+    from .fl_server.local_run import check_inputs, local_plan
+
+    file = read_job_file(job, overrides or [])
+    check_inputs(file)
+    spec = file.job.spec
+    workers = local_plan(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9").workers
+    quiet_engines()
+    sys.path.insert(0, str(job.resolve().parent))
+    from .strategies import create
+
+    create(spec.algorithm, spec.aggregation.options, min_edges=spec.min_edges, fraction=spec.aggregation.fraction)
+    if as_json:
+        print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
+    else:
+        console.print(f"{job} is valid: {len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}")
+
+
+@app.command()
+def status(job: RunArgument, as_json: JsonOption = False) -> None:
+    """Tell how the last run of a job stands."""
+    from .core.run_folder import find_run
+    from .fl_server.status import describe, status_of
+
+    current = status_of(find_run(job, _root()))
+    if as_json:
+        print_json(current.model_dump(mode="json"))
+    else:
+        describe(current, console)
+
+
+@app.command()
+def logs(
+    job: RunArgument,
+    edge: Annotated[str | None, typer.Option(help="Show one edge's log (or: server, superlink).")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines are written.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines of each log to begin with.")] = 50,
+) -> None:
+    """Show what the workers of the last run printed."""
+    from .core.run_folder import find_run
+    from .fl_server.status import follow_logs
+
+    folder = find_run(job, _root())
+    known = folder.workers()
+    if edge is not None and edge not in known:
+        raise SpecError(f"this run has no log of {edge!r}; it has: {', '.join(known) or 'none'}")
+    for name, line in follow_logs(folder, [edge] if edge else known, lines=lines, follow=follow):
+        console.print(line if edge else f"{name:>12} | {line}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def stop(job: RunArgument) -> None:
+    """Stop the running job; its state stays, and `run --resume` goes on."""
+    from .core.run_folder import find_run
+
+    folder = find_run(job, _root())
+    if not folder.stop():
+        console.print(f"nothing to stop: the last run {folder.path.name} is {folder.phase()}")
+        return
+    end = time.monotonic() + 20
+    while folder.phase() in ("starting", "running") and time.monotonic() < end:
+        time.sleep(0.1)
+    console.print(f"run {folder.path.name} is {folder.phase()}")
+
+
+@app.command()
+def strategies(as_json: JsonOption = False) -> None:
+    """List the aggregation strategies that a job may name."""
+    quiet_engines()
+    from .strategies import available
+
+    infos = available()
+    if as_json:
+        print_json([{"name": i.name, "origin": i.origin, "summary": i.summary, "options": i.options} for i in infos])
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    table.add_column("what it is", overflow="fold")
+    for info in infos:
+        table.add_row(info.name, info.origin, info.summary)
+    console.print(table)
+    console.print("Any other class: algorithm: module:Class, with its options under aggregation.options.", style="dim")
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(help="FederatedLearningJob, Dataset or Model.")] = "") -> None:
+    """Print the JSON schema of the job file, for editors."""
+    from .core.schema import job_file_schema
+
+    sys.stdout.write(json.dumps(job_file_schema(kind or None), indent=2) + "\n")
+
+
+@app.command()
+def manifests(
+    job: JobArgument,
+    image: Annotated[str | None, typer.Option(help="Container image of the workers; by default spec.image.")] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where edges reach the server; by default the Service."),
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Namespace; by default the job's metadata.namespace.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Print the job as Kubernetes objects, for `kubectl apply -f -`."""
+    from .core.job_file import read_job_file
+    from .k8s.manifests import render, to_yaml
+
+    file = read_job_file(job, overrides or [])
+    sys.stdout.write(to_yaml(render(file, image=image, advertise=advertise, namespace=namespace)))
+
+
+@app.command()
+def server(
+    job: JobArgument,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9092,
+    overrides: SetOption = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the last run from its last checkpoint.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the server's half of a job; edges come from other machines with `solar-corona edge`."""
+    from .fl_server.local_run import LocalRun, prepare
+
+    file, folder = prepare(job, overrides or [], resume=resume, root=_root())
+    with folder.locked():
+        half = LocalRun.of(file, folder, listen=host, port=port).only("superlink", "server")
+        if not as_json:
+            console.print(
+                f"listening on {host}:{port}; "
+                f"on each edge: solar-corona edge {job} --name NAME --superlink HOST:{port}",
+                soft_wrap=True,
+            )
+            if file.job.spec.security.tls:
+                console.print(
+                    f"keys for the edges: {folder.secret('')} (ca.pem and edge-NAME.key, for --ca and --key)",
+                    soft_wrap=True,
+                )
+        view = _shown(folder, half.run, as_json=as_json)
+    _conclude(job, folder, view, as_json=as_json)
+
+
+@app.command()
+def edge(
+    job: JobArgument,
+    name: Annotated[str, typer.Option(help="Which of the job's edges this is.")],
+    superlink: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where the server listens.")],
+    ca: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="CA file; makes the connection TLS.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="This edge's private key.")] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run one edge of a job on this machine, in the foreground."""
+    from .fl_client.hand_started import run_edge
+
+    raise typer.Exit(run_edge(job, overrides or [], name=name, address=superlink, ca=ca, key=key, root=_root()))
+
+
+def main() -> None:
+    """Run the command; every error that is expected is one message and a documented exit code."""
+    settings = Settings.from_environment()
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        settings = Settings(settings.context, settings.runs, debug=True)
+    quiet_engines()
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both are a request to stop
+    try:
+        code = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(ExitCode.INTERRUPTED)
+    except SolarCoronaError as error:
+        if settings.debug:
+            traceback.print_exc()
+        _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.BAD_JOB)
+    except Exception as error:
+        if settings.debug:
+            raise
+        _fail(
+            f"{type(error).__name__}: {error}\nThis is an error in Solar Corona; --debug shows where.",
+            ExitCode.INTERNAL,
+        )
+
+
+def _fail(message: str, code: ExitCode) -> None:
+    if "--json" in sys.argv:
+        print_json({"result": "failed", "error": message, "exit_code": int(code)})
+    errors.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a plan's workers as processes of this machine.
+
+A worker that is killed is started again; one whose script raised ends the job. Every process ends with the launcher,
+however the launcher ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import tether
+from .errors import ExitCode, JobFailedError, PlatformError
+from .plan import Plan, Worker
+from .run_folder import Phase, ProcessState, RunFolder, RunState, process_start_of
+from .settings import CONTEXT_VARIABLE, worker_environment
+
+__all__ = ["LocalLauncher", "free_port", "port_is_free"]
+
+_TICK = 0.05
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 5.0
+_TOLD_WITHIN = 8.0  # how long the server may take to tell the edges why the job failed
+_END_WITHIN = 5.0
+_LEFT_WITHIN = 10.0  # how long the server may take to say that an edge which ended has its result
+_EARLY, _EARLY_DEATHS = 5.0, 3  # a worker that dies so soon, so often, never came up
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port of `host` that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Tell whether `port` of `host` can be listened on."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+@dataclass
+class _Process:
+    worker: Worker
+    popen: subprocess.Popen[bytes]
+    started: float
+    restarts: int = 0
+    early_deaths: int = 0
+    restart_at: float | None = None
+    buried: bool = False
+
+
+class LocalLauncher:
+    """Starts, watches and ends the processes of one run.
+
+    Parameters
+    ----------
+    folder
+        The run's folder; logs and state go there.
+    plan
+        The workers.
+    cwd
+        Working folder of the workers: the job file's.
+    """
+
+    def __init__(self, folder: RunFolder, plan: Plan, *, cwd: Path) -> None:
+        self._folder, self._plan, self._cwd = folder, plan, cwd
+        self._processes: dict[str, _Process] = {}
+        self._all_left: float | None = None
+        self._address = next(
+            (w.context.superlink.address for w in plan.workers if w.context and w.context.superlink), None
+        )
+
+    def run(self, *, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
+        """Run the workers until the job is over, and end every process.
+
+        Parameters
+        ----------
+        tick
+            Called about every 50 ms, to show progress.
+        has_result
+            Whether a worker has what it needs to go on by itself once the server is done.
+
+        Raises
+        ------
+        JobFailedError
+            If a script or the server failed; its `exit_code` is the failure's.
+        PlatformError
+            If a worker cannot be started.
+        """
+        self._save("running")
+        try:
+            for worker in self._plan.workers:
+                self._processes[worker.name] = self._start(worker)
+            self._save("running")
+            self._watch(tick, has_result)
+        except KeyboardInterrupt:
+            self._end_all()
+            self._save("stopped", error="stopped on request", code=ExitCode.INTERRUPTED)
+            raise
+        except BaseException as error:
+            self._end_all()
+            self._save("failed", error=str(error), code=getattr(error, "exit_code", ExitCode.INTERNAL))
+            raise
+        self._end_all()
+        self._save("succeeded", code=ExitCode.OK)
+
+    def _start(self, worker: Worker) -> _Process:
+        environment: dict[str, str] = dict(worker.env)
+        if worker.context is not None:
+            path = self._folder.context(worker.name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(worker.context.model_dump_json(indent=1), encoding="utf-8")
+            environment[CONTEXT_VARIABLE] = str(path)
+        log = self._folder.log(worker.name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-S", tether.__file__, str(os.getpid()), *worker.command]
+        with log.open("ab") as out:
+            try:
+                popen = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._cwd,
+                    env=_with_path(worker_environment(environment)),
+                    start_new_session=True,  # Ctrl-C reaches us alone; we end the workers in order
+                )
+            except OSError as error:
+                raise PlatformError(f"{worker.name} cannot be started: {error.strerror}") from error
+        return _Process(worker, popen, time.monotonic())
+
+    def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
+        while True:
+            tick()
+            deciders = self._plan.of_role("server") or self._plan.of_role("edge")
+            done = all(self._processes[w.name].popen.poll() == 0 for w in deciders)
+            waiting = [p for p in self._processes.values() if p.worker.role == "edge" and p.popen.poll() is None]
+            if done and not [p for p in waiting if has_result(p.worker.name)]:
+                tick()
+                return
+            for process in self._processes.values():
+                _bury(process)
+                if process.popen.poll() not in (None, 0) and not done:
+                    self._after_death(process, tick)
+                elif done and process.worker.role == "edge" and (process.popen.poll() or 0) != 0:
+                    self._fail_if_reported(process, tick)
+            if not done:
+                self._fail_if_all_left(has_result)
+            time.sleep(_TICK)
+
+    def _fail_if_all_left(self, has_result: Callable[[str], bool]) -> None:
+        """End a job whose scripts all ended well without taking part: its server would wait in vain."""
+        edges = self._plan.of_role("edge")
+        left = edges and all(self._processes[w.name].popen.poll() == 0 and not has_result(w.name) for w in edges)
+        self._all_left = (self._all_left or time.monotonic()) if left else None
+        if self._all_left is not None and time.monotonic() - self._all_left > _LEFT_WITHIN:
+            raise JobFailedError(
+                f"the scripts of all edges ended before the job was done (log: {self._folder.log(edges[0].name)}); "
+                f"call solar_corona.collaborative_training.fit() in them"
+            )
+
+    def _after_death(self, process: _Process, tick: Callable[[], None]) -> None:
+        worker, now = process.worker, time.monotonic()
+        self._fail_if_reported(process, tick)
+        if process.restart_at is None:
+            early = now - process.started < _EARLY
+            process.early_deaths = process.early_deaths + 1 if early else 0
+            if process.restarts >= worker.restarts or process.early_deaths >= _EARLY_DEATHS:
+                raise PlatformError(
+                    f"{worker.name} ended {process.restarts + 1} times, the last time with "
+                    f"{_how(process.popen.returncode)}; its log {self._folder.log(worker.name)} ends with:\n"
+                    f"{_tail(self._folder.log(worker.name))}"
+                )
+            process.restart_at = now + min(_FIRST_BACKOFF * 2**process.restarts, _LONGEST_BACKOFF)
+        elif now >= process.restart_at:
+            fresh = self._start(worker)
+            process.popen, process.started, process.restart_at = fresh.popen, fresh.started, None
+            process.buried = False
+            process.restarts += 1
+            self._save("running")
+
+    def _fail_if_reported(self, process: _Process, tick: Callable[[], None]) -> None:
+        failure = self._folder.read_failure(process.worker.name)
+        if failure is None:
+            return
+        # The server has been told by the edge itself and now tells the others; it is given the time for that.
+        servers = [self._processes[w.name].popen for w in self._plan.of_role("server")]
+        end = time.monotonic() + _TOLD_WITHIN
+        while process.worker.role == "edge" and any(s.poll() is None for s in servers) and time.monotonic() < end:
+            tick()
+            time.sleep(_TICK)
+        # Who was only told of a failure is not its cause: the server says whose it is.
+        server = self._folder.read_failure("server")
+        if process.worker.role == "edge" and not failure.told:
+            log = self._folder.log(process.worker.name)
+            message = f"{process.worker.name}'s script failed: {failure.error} (log: {log})"
+        else:
+            failure = server or failure
+            message = failure.error
+        error = JobFailedError(message)
+        error.exit_code = ExitCode(failure.exit_code) if failure.exit_code in list(ExitCode) else ExitCode.JOB_FAILED
+        raise error
+
+    def _end_all(self) -> None:
+        """End every process: ask, wait, then kill; edges first, so that the SuperLink hears of it."""
+        alive = [p.popen for p in reversed(self._processes.values()) if p.popen.poll() is None]
+        for popen in alive:
+            _signal_group(popen, signal.SIGTERM)
+        end = time.monotonic() + _END_WITHIN
+        while any(p.poll() is None for p in alive) and time.monotonic() < end:
+            time.sleep(0.02)
+        for popen in alive:
+            _signal_group(popen, signal.SIGKILL)
+            popen.wait()
+        for process in self._processes.values():
+            _bury(process)
+
+    def _save(self, phase: Phase, *, error: str | None = None, code: int | None = None) -> None:
+        self._folder.write_state(
+            RunState(
+                job=self._plan.job,
+                run=self._plan.run,
+                phase=phase,
+                pid=os.getpid(),
+                process_start=process_start_of(os.getpid()),
+                superlink=self._address,
+                error=error,
+                exit_code=int(code) if code is not None else None,
+                workers={
+                    name: ProcessState(
+                        pid=p.popen.pid, started=time.time(), restarts=p.restarts, exit_code=p.popen.poll()
+                    )
+                    for name, p in self._processes.items()
+                },
+            )
+        )
+
+
+def _with_path(environment: Mapping[str, str]) -> dict[str, str]:
+    """Put this Python's own commands, such as flower-superlink, first on the path."""
+    own = str(Path(sys.executable).parent)
+    return {**environment, "PATH": f"{own}{os.pathsep}{environment.get('PATH', '')}"}
+
+
+def _signal_group(popen: subprocess.Popen[bytes], number: int) -> None:
+    try:
+        os.killpg(popen.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _bury(process: _Process) -> None:
+    """End what a worker started, once the worker itself has ended; at once, while its number is still its own."""
+    if process.popen.poll() is not None and not process.buried:
+        process.buried = True
+        _signal_group(process.popen, signal.SIGKILL)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit status {code}"
+
+
+def _tail(path: Path, lines: int = 8) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))
+            return b"\n".join(file.read().splitlines()[-lines:]).decode(errors="replace")
+    except OSError:
+        return "(no log)"

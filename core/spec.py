@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job file's kinds as pydantic models: the only source of what a job may say.
+
+The YAML follows Kubernetes: `apiVersion`, `kind`, `metadata`, `spec`, camelCase. The same text is the file for a
+laptop and the custom resource for a cluster.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic.alias_generators import to_camel
+
+from .durations import Duration
+
+__all__ = [
+    "API_VERSION",
+    "Aggregation",
+    "Dataset",
+    "DatasetSource",
+    "Document",
+    "Edge",
+    "Evaluation",
+    "FederatedLearningJob",
+    "FederatedLearningSpec",
+    "Metadata",
+    "Model",
+    "ModelSource",
+    "Output",
+    "Security",
+]
+
+API_VERSION: Literal["solar-corona.io/v1alpha1"] = "solar-corona.io/v1alpha1"
+
+_OWN_WORKERS = ("server", "superlink")
+_ENV_NAME = re.compile(r"[A-Za-z_][-A-Za-z0-9_.]*")
+
+
+def _env_name(name: str) -> str:
+    if not _ENV_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} names no environment variable; use letters, digits and '_'")
+    return name
+
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+EnvName = Annotated[str, AfterValidator(_env_name)]  # no pattern: a CRD's schema knows none for the keys of a map
+Pixels = Annotated[int, Field(ge=1, le=100_000)]
+Parameter = str | int | float | bool | None | list[Any] | dict[str, Any]
+
+
+class _Part(BaseModel):
+    """One part of a job file: camelCase outside, unknown fields refused, never changed after it was read."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class Metadata(_Part):
+    """What a document is called."""
+
+    name: Name = Field(description="Name of the document; lower-case letters, digits and '-', at most 63.")
+    namespace: Name | None = Field(default=None, description="Kubernetes namespace; on a laptop it is ignored.")
+    labels: dict[str, str] = Field(default_factory=dict, description="Kubernetes labels.")
+    annotations: dict[str, str] = Field(default_factory=dict, description="Kubernetes annotations.")
+
+
+class DatasetSource(_Part):
+    """Where samples are and how to read them."""
+
+    path: str = Field(min_length=1, description="File, folder or URL (s3://, https://); relative to the job file.")
+    format: Literal["npz", "npy", "csv", "parquet", "images"] | None = Field(
+        default=None, description="Form of the data; by default told by the name's ending."
+    )
+    x: str | list[str] | None = Field(
+        default=None,
+        description="Array (npz) or columns (csv, parquet) of the features; by default x, or all others.",
+    )
+    y: str | None = Field(
+        default=None,
+        description="Array (npz) or column (csv, parquet) of the labels; by default y, or the last column.",
+    )
+    size: tuple[Pixels, Pixels] | None = Field(
+        default=None, description="Height and width in pixels to which images are resized."
+    )
+
+
+class Edge(_Part):
+    """One edge that takes part in a job."""
+
+    name: Name = Field(description="Name of the edge, unique in the job.")
+    node: str | None = Field(default=None, description="Kubernetes node to run on; by default the edge's name.")
+    train_data: str | DatasetSource = Field(
+        union_mode="left_to_right",
+        description="Samples to train on: a path or URL, the name of a Dataset as `dataset:NAME`, or a full source.",
+    )
+    eval_data: str | DatasetSource | None = Field(
+        default=None, union_mode="left_to_right", description="Samples to evaluate on, as in trainData."
+    )
+    parameters: dict[str, Parameter] = Field(
+        default_factory=dict, description="Parameters for this edge alone; they win over the job's."
+    )
+    env: dict[EnvName, str] = Field(default_factory=dict, description="Environment variables of this edge's worker.")
+
+
+class Aggregation(_Part):
+    """How the edges' models become one."""
+
+    algorithm: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Strategy: a name from `solar-corona strategies`, or `module:Class`; by default the parameter "
+        "`aggregation_algorithm`, else fedavg.",
+    )
+    rounds: int = Field(default=5, ge=1, le=100_000, description="Rounds to run.")
+    min_edges: int | None = Field(
+        default=None,
+        ge=1,
+        description="Edges that must reply for a round to count; by default the job's edges times `fraction`.",
+    )
+    fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the ready edges that train in a round.")
+    round_deadline: Duration = Field(
+        default=600.0, description="After this a round closes with the edges that replied."
+    )
+    start_deadline: Duration = Field(
+        default=600.0,
+        description="How long the server waits for minEdges edges, at the start and in any round.",
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="Arguments of the strategy's constructor.")
+
+
+class Output(_Part):
+    """What a job leaves behind."""
+
+    model: str | None = Field(
+        default=None,
+        description="Where the final model goes, relative to the job file: `.keras`, a folder for a SavedModel, "
+        "`.npz` for a torch module, or what an own `save` writes.",
+    )
+
+    @field_validator("model")
+    @classmethod
+    def _is_a_path(cls, model: str | None) -> str | None:
+        if model is not None and "://" in model:
+            raise ValueError(f"{model} is a URL, and the model is written to the server's own disk; give a path")
+        return model
+
+
+class ModelSource(_Part):
+    """A model that exists already."""
+
+    path: str = Field(min_length=1, description="File or URL; relative to the job file.")
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="SHA-256 that the file must have."
+    )
+
+
+class Evaluation(_Part):
+    """What is measured beside the rounds themselves."""
+
+    alone: bool = Field(
+        default=False,
+        description="Also train each edge alone, for as many epochs, to show what the federation gained.",
+    )
+
+
+class Security(_Part):
+    """Protection of the connection between server and edges."""
+
+    tls: bool = Field(
+        default=False,
+        description="Encrypt, with a CA made for the run, and let only this job's edges in, by their keys.",
+    )
+
+
+class FederatedLearningSpec(_Part):
+    """A federated learning job: one script, several edges, one model."""
+
+    script: str | None = Field(
+        default=None,
+        description="Python script that every edge runs; relative to the job file. Needed on a laptop.",
+    )
+    image: str | None = Field(default=None, description="Container image of the workers. Needed on a cluster.")
+    command: list[str] | None = Field(
+        default=None, description="Command in the edges' image; by default python and the script."
+    )
+    env: dict[EnvName, str] = Field(default_factory=dict, description="Environment variables of every worker.")
+    parameters: dict[str, Parameter] = Field(
+        default_factory=dict, description="What `solar_corona.context.get_parameters` returns."
+    )
+    aggregation: Aggregation = Field(default_factory=Aggregation, description="How models are aggregated.")
+    edges: list[Edge] = Field(min_length=1, max_length=10_000, description="The edges that take part.")
+    model: str | ModelSource | None = Field(
+        default=None,
+        union_mode="left_to_right",
+        description="Model to start from: a path or URL, `model:NAME` of a Model document, or a full source.",
+    )
+    output: Output = Field(default_factory=Output, description="What the job leaves behind.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="What is measured beside the rounds.")
+    security: Security = Field(default_factory=Security, description="Protection of the connections.")
+
+    @field_validator("edges")
+    @classmethod
+    def _unique_names(cls, edges: list[Edge]) -> list[Edge]:
+        names = [edge.name for edge in edges]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"edge names must be unique, and {', '.join(twice)} stands more than once; rename one")
+        taken = sorted({*names} & {*_OWN_WORKERS})
+        if taken:
+            raise ValueError(f"{', '.join(taken)} is the name of a worker that each job has; rename that edge")
+        return edges
+
+    @model_validator(mode="after")
+    def _reachable_minimum(self) -> FederatedLearningSpec:
+        wanted = self.aggregation.min_edges
+        if wanted is not None and wanted > len(self.edges):
+            raise ValueError(
+                f"aggregation.minEdges is {wanted}, but the job has {len(self.edges)} edge(s); "
+                f"lower minEdges or add edges"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _named_algorithm(self) -> FederatedLearningSpec:
+        asked = self.parameters.get("aggregation_algorithm", "fedavg")
+        if self.aggregation.algorithm is None and not (isinstance(asked, str) and asked):
+            raise ValueError(f"parameters.aggregation_algorithm is {asked!r}, expected the name of a strategy")
+        return self
+
+    @property
+    def min_edges(self) -> int:
+        """Edges that must reply for a round to count."""
+        return self.aggregation.min_edges or max(1, int(len(self.edges) * self.aggregation.fraction))
+
+    @property
+    def algorithm(self) -> str:
+        """The strategy's name."""
+        asked = self.parameters.get("aggregation_algorithm")
+        return self.aggregation.algorithm or (asked if isinstance(asked, str) and asked else "fedavg")
+
+
+class _Resource(_Part):
+    api_version: Literal["solar-corona.io/v1alpha1"] = Field(description="Group and version of the document.")
+    metadata: Metadata = Field(description="What the document is called.")
+
+
+class FederatedLearningJob(_Resource):
+    """Train one model over several edges whose data stays where it is."""
+
+    kind: Literal["FederatedLearningJob"]
+    spec: FederatedLearningSpec
+
+
+class Dataset(_Resource):
+    """Samples under a name that jobs can use."""
+
+    kind: Literal["Dataset"]
+    spec: DatasetSource
+
+
+class Model(_Resource):
+    """A model under a name that jobs can use."""
+
+    kind: Literal["Model"]
+    spec: ModelSource
+
+
+Document = FederatedLearningJob | Dataset | Model

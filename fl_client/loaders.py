@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a train or test loader holds, whatever framework it comes from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import DatasetError
+
+__all__ = ["LoaderSummary", "first_batch", "is_arrays", "summarize"]
+
+_MOST_CLASSES = 100_000
+
+
+@dataclass(frozen=True)
+class LoaderSummary:
+    """Number of samples, and how many there are of each class where labels are classes."""
+
+    samples: int
+    class_counts: NDArray[np.int64] | None = None
+
+
+def is_arrays(loader: Any) -> bool:
+    """Tell whether a loader is a pair of arrays rather than an iterable of batches."""
+    return isinstance(loader, tuple) and len(loader) == 2 and all(hasattr(part, "shape") for part in loader)
+
+
+def _batches(loader: Any) -> Iterator[Any]:
+    if is_arrays(loader):
+        if len(loader[0]):
+            yield loader
+        return
+    if hasattr(loader, "__getitem__") and hasattr(loader, "__len__") and not hasattr(loader, "cardinality"):
+        yield from (loader[i] for i in range(len(loader)))  # keras.utils.PyDataset
+        return
+    try:
+        batches = iter(loader)
+    except TypeError:
+        raise DatasetError(
+            f"a loader must give batches of (x, y), and {type(loader).__name__} gives none; pass a tf.data.Dataset, a "
+            f"DataLoader, or a pair of arrays"
+        ) from None
+    if batches is loader:
+        raise DatasetError(
+            f"a loader of type {type(loader).__name__} can be read only once, and each round reads it anew; pass a "
+            f"list of its batches, or a tf.data.Dataset"
+        )
+    yield from batches
+
+
+def first_batch(loader: Any) -> Any:
+    """Return the first batch, or None if there is none."""
+    return next(_batches(loader), None)
+
+
+def summarize(loader: Any, *, limit: int | None = None) -> LoaderSummary:
+    """Count the samples and labels of `loader` in one pass over it.
+
+    Parameters
+    ----------
+    loader
+        A pair of arrays, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`.
+    limit
+        Batches to look at; needed where the loader never ends.
+
+    Raises
+    ------
+    DatasetError
+        If the loader never ends and there is no limit, or a batch is not of that form.
+    """
+    cardinality = getattr(loader, "cardinality", None)
+    if limit is None and callable(cardinality) and int(cardinality()) == -1:
+        raise DatasetError(
+            "the train loader repeats for ever; pass steps_per_epoch=… to fit(), or drop .repeat() from the loader"
+        )
+    samples, classes = 0, Counter[int]()
+    countable = True
+    for batch in islice(_batches(loader), limit):
+        if not isinstance(batch, tuple | list) or len(batch) < 2:
+            raise DatasetError(
+                f"a loader must give batches of (x, y), and gave {type(batch).__name__}; map it to pairs first"
+            )
+        several, labels = _labels(batch[1])
+        samples += len(labels)
+        countable = countable and not several and _count(labels, classes)
+    if not countable or not classes:
+        return LoaderSummary(samples)
+    counts = np.zeros(max(classes) + 1, dtype=np.int64)
+    for label, n in classes.items():
+        counts[label] = n
+    return LoaderSummary(samples, counts)
+
+
+def _labels(given: Any) -> tuple[bool, NDArray[Any]]:
+    """Return whether a batch has labels for several outputs, and the labels or the first of them."""
+    if isinstance(given, dict):
+        given = tuple(given.values())
+    several = isinstance(given, tuple | list) and bool(given) and all(hasattr(part, "shape") for part in given)
+    labels = np.asarray(given[0] if several else given)
+    if not labels.ndim:
+        raise DatasetError(f"a loader must give batches of (x, y), and gave {labels} as y; batch the samples first")
+    return several, labels
+
+
+def _count(labels: NDArray[Any], classes: Counter[int]) -> bool:
+    """Add a batch's labels to `classes`; False if they are no classes."""
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        sums = labels.sum(axis=1)
+        if not np.allclose(sums, 1, atol=1e-3):
+            return False
+        found = labels.argmax(axis=1)
+        classes.setdefault(labels.shape[1] - 1, 0)
+    elif labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1):
+        found = labels.reshape(-1)
+        if not np.issubdtype(found.dtype, np.integer):
+            return False
+    else:
+        return False
+    if len(found) and (found.min() < 0 or found.max() >= _MOST_CLASSES):
+        return False
+    for label, n in zip(*np.unique(found, return_counts=True), strict=True):
+        classes[int(label)] += int(n)
+    return True

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What server and edges say to each other, beside the arrays and metrics that strategies see.
+
+Each message has a record `solar-corona`: an `Instruction` from the server, an `Answer` from an edge, checked when it
+is read. Everything else in a message is the strategy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import WireError
+
+__all__ = [
+    "CONTROL",
+    "EVALUATION",
+    "Answer",
+    "ArraySpec",
+    "Instruction",
+    "Verb",
+    "Weights",
+    "array_specs",
+    "attach",
+    "message_type",
+    "read_answer",
+    "read_instruction",
+    "to_arrays",
+    "to_metrics",
+    "to_weights",
+]
+
+CONTROL = "solar-corona"
+EVALUATION = "solar-corona-evaluation"
+
+Weights = dict[str, NDArray[np.generic]]
+
+
+class Verb(StrEnum):
+    """What the server asks of an edge."""
+
+    HELLO = "hello"
+    INITIAL = "initial"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+    FINISH = "finish"
+    STOP = "stop"
+
+
+class _Said(BaseModel):
+    # A metric may be NaN, and JSON by itself has no word for it.
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants")
+
+
+class ArraySpec(_Said):
+    """Name, shape and dtype of one array of a model."""
+
+    name: Annotated[str, Field(max_length=1000)]
+    shape: tuple[int, ...]
+    dtype: Annotated[str, Field(max_length=50)]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype}{list(self.shape)}"
+
+
+class Instruction(_Said):
+    """What the server asks.
+
+    `slowest` is how long the slowest edge took for the last instruction, in seconds, so that an edge that is done
+    earlier knows how long nothing will come; `poll` is how often it may ask, in seconds.
+    """
+
+    verb: Verb
+    round: int = 0
+    evaluate: bool = Field(default=False, description="Evaluate the received model before training on it.")
+    slowest: float = 0.0
+    poll: float = 0.05
+    alone_epochs: int = Field(default=0, description="With finish: train alone from the first model for so many fits.")
+    reason: str = Field(default="", description="With stop: why.")
+
+
+class Answer(_Said):
+    """What an edge says of itself, with every reply."""
+
+    edge: Annotated[str, Field(max_length=63)]
+    warm: bool = True
+    process: str = Field(default="", max_length=64, description="Another value after each restart.")
+    samples: int = Field(default=0, ge=0, description="Samples to train on.")
+    eval_samples: int = Field(default=0, ge=0)
+    algorithm: str | None = Field(default=None, description="The aggregation algorithm that the script asks for.")
+    arrays: list[ArraySpec] = Field(default_factory=list, description="With hello: the model's form.")
+    seconds: float = Field(default=0.0, ge=0, description="Time of the work itself.")
+    failed: str | None = Field(default=None, max_length=20_000, description="Traceback, if the script raised.")
+    error: str | None = Field(default=None, max_length=2_000, description="The error's last line.")
+    suffix: str = Field(default="", max_length=20, description="With export: the model file's ending.")
+    alone: dict[str, float] = Field(default_factory=dict, description="With finish: metrics of training alone.")
+
+
+def message_type(verb: Verb) -> str:
+    """Return Flower's message type for `verb`."""
+    kinds: Mapping[Verb, Literal["train", "evaluate"]] = {Verb.TRAIN: "train", Verb.EVALUATE: "evaluate"}
+    return kinds.get(verb, "query")
+
+
+def attach(record: RecordDict, said: Instruction | Answer) -> RecordDict:
+    """Return a record with everything of `record`, and `said` under `CONTROL`."""
+    content = RecordDict(dict(record.items()))
+    content[CONTROL] = ConfigRecord({"json": said.model_dump_json(exclude_defaults=True)})
+    return content
+
+
+def _control(record: RecordDict) -> str:
+    control = record.get(CONTROL)
+    text = control.get("json") if isinstance(control, ConfigRecord) else None
+    if not isinstance(text, str):
+        raise WireError("a message is none of Solar Corona's")
+    return text
+
+
+def read_instruction(record: RecordDict) -> Instruction:
+    """Return the instruction of a message from the server; raise `WireError` if there is none."""
+    try:
+        return Instruction.model_validate_json(_control(record))
+    except ValidationError as error:
+        raise WireError(f"an instruction cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def read_answer(record: RecordDict) -> Answer:
+    """Return the answer of a message from an edge; raise `WireError` if there is none."""
+    try:
+        return Answer.model_validate_json(_control(record))
+    except ValidationError as error:
+        raise WireError(f"an answer cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def to_arrays(weights: Mapping[str, NDArray[np.generic]] | Sequence[NDArray[np.generic]]) -> ArrayRecord:
+    """Return `weights` as Flower's record; a sequence gets its indices as names.
+
+    What NumPy's files have no name for, such as bfloat16, goes as float32.
+    """
+    named = weights if isinstance(weights, Mapping) else {str(i): w for i, w in enumerate(weights)}
+    return ArrayRecord({name: Array(_storable(np.asarray(value))) for name, value in named.items()})
+
+
+def _storable(value: NDArray[np.generic]) -> NDArray[np.generic]:
+    foreign = value.dtype.kind == "V" and value.dtype.names is None
+    return np.asarray(value, dtype=np.float32 if foreign else None, order="C")
+
+
+def to_weights(arrays: ArrayRecord) -> Weights:
+    """Return Flower's record as named NumPy arrays."""
+    return {name: array.numpy() for name, array in arrays.items()}
+
+
+def array_specs(arrays: ArrayRecord) -> list[ArraySpec]:
+    """Return the form of a model."""
+    return [ArraySpec(name=name, shape=tuple(a.shape), dtype=a.dtype) for name, a in arrays.items()]
+
+
+def to_metrics(samples: int, metrics: Mapping[str, float]) -> MetricRecord:
+    """Return metrics as Flower's record, with the number of samples that strategies weigh by."""
+    return MetricRecord({**{name: float(v) for name, v in metrics.items()}, "num-examples": int(samples)})

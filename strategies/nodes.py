@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The grid as a strategy sees it: who can be asked now, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from flwr.serverapp import Grid
+
+__all__ = ["ReadyNodes"]
+
+
+class ReadyNodes(Grid):
+    """A `Grid` for strategies' `configure_…` methods, which only ask it who is there.
+
+    Sending is the round loop's: a strategy returns messages and gets replies.
+
+    Parameters
+    ----------
+    ready
+        Gives the ids of the nodes that can be asked now.
+    """
+
+    def __init__(self, ready: Callable[[], list[int]]) -> None:
+        self._ready = ready
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the nodes that can be asked now."""
+        return self._ready()
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        del args, kwargs
+        raise NotImplementedError(
+            "a strategy returns messages from configure_train and configure_evaluate, and replies come to "
+            "aggregate_train and aggregate_evaluate; the round loop does the sending"
+        )
+
+    set_run = create_message = push_messages = pull_messages = send_and_receive = _refuse
+    run = property(_refuse)

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Nothing is reported to anybody, and TensorFlow keeps quiet, in every test and every process a test starts.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+# How long one example takes says more about what else the machine does.
+settings.register_profile("solar-corona", deadline=None)
+settings.load_profile("solar-corona")

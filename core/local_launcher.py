@@ -202,7 +202,10 @@ class LocalLauncher:
         while process.worker.role == "edge" and any(s.poll() is None for s in servers) and time.monotonic() < end:
             tick()
             time.sleep(_TICK)
-        # Who was only told of a failure is not its cause: the server says whose it is.
+        # Who was only told of a failure is not its cause: the server says whose it is, and whether there is one. An
+        # edge that the job went on without is told so as well.
+        if process.worker.role == "edge" and failure.told and servers and all(s.poll() == 0 for s in servers):
+            return
         server = self._folder.read_failure("server")
         if process.worker.role == "edge" and not failure.told:
             log = self._folder.log(process.worker.name)

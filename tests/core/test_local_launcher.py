@@ -102,6 +102,21 @@ def test_ctrl_c_ends_every_process_and_is_passed_on(folder):
     _none_left(folder)
 
 
+@pytest.mark.parametrize("server_ends_after", [0.0, 0.3])
+def test_an_edge_that_the_job_went_on_without_does_not_fail_it(folder, server_ends_after):
+    told = FAILS.format(folder=str(folder.path), name="a", code=1).replace("exit_code=1", "exit_code=1, told=True")
+    server = f"""
+    import pathlib, time
+    while not pathlib.Path({str(folder.path / "failures" / "a.json")!r}).exists(): time.sleep(0.01)
+    time.sleep({server_ends_after})
+    """
+    _launcher(folder, _worker("server", server, role="server"), _worker("a", told)).run(
+        tick=lambda: None, has_result=lambda name: False
+    )
+    assert folder.phase() == "succeeded"
+    _none_left(folder)
+
+
 def test_a_worker_that_will_not_listen_is_killed_with_what_it_started(folder, monkeypatch):
     monkeypatch.setattr(local_launcher, "_END_WITHIN", 0.3)
     stubborn = """

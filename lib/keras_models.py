@@ -15,12 +15,13 @@ import keras
 import numpy as np
 
 from ..core.errors import ModelError
+from .multitask import ROUTER_FILE, is_multitask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-__all__ = ["check", "read", "write"]
+__all__ = ["architecture", "as_json", "check", "read", "write"]
 
 _REGISTER = "@keras.saving.register_keras_serializable()"
 _MOST_CONFIG_BYTES = 256 << 20
@@ -49,16 +50,16 @@ def write(model: Any, path: Path) -> str:
             f"folder's name without a dot for a SavedModel"
         )
     if not model.built:
-        raise ModelError(
-            f"{_title(model)} has no weights yet, so there is nothing to save; call it on one batch first, "
-            f"or model.build(input_shape)"
-        )
+        raise _unbuilt(_title(model))
     try:
         if path.suffix:
             model.save(path)
             return "keras"
         # Keras imports TensorFlow for this, whatever its backend.
         model.export(str(path), format="tf_saved_model", verbose=False)
+        if is_multitask(model):
+            # Whoever serves it without this package reads here which index is which task.
+            (path / ROUTER_FILE).write_text(model.router.card().model_dump_json(indent=2), encoding="utf-8")
     except NotImplementedError as error:
         raise _no_config(model, error) from error
     except ImportError as error:
@@ -81,7 +82,7 @@ def read(path: Path, *, name: str, custom_objects: Mapping[str, Any] | None = No
     if path.suffix != ".keras":
         return _read_saved_model(path, name)
     # Importing them registers our own classes, which a model may have been compiled with.
-    from . import losses, metrics, optimizers  # noqa: F401
+    from . import keras_multitask, losses, metrics, optimizers  # noqa: F401
 
     for foreign in _foreign(_config_of(path, name), custom_objects):
         if foreign.kind == "lambda":
@@ -110,7 +111,7 @@ def check(model: Any, path: Path) -> None:
     """
     title = _title(model)
     if path.suffix == ".keras":
-        _refuse_foreign(title, path)
+        _refuse_foreign(title, _config_of(path, title))
     try:
         # An optimizer that has not stepped yet is told about in warnings; it is not what is checked.
         with warnings.catch_warnings():
@@ -128,8 +129,52 @@ def check(model: Any, path: Path) -> None:
     _compare(title, type(model), mine, theirs)
 
 
-def _refuse_foreign(title: str, path: Path) -> None:
-    found = list(_foreign(_config_of(path, title), None))
+def architecture(model: Any) -> dict[str, Any]:
+    """Return a model's class and config, without weights, from which Keras makes it anew.
+
+    Raises
+    ------
+    ModelError
+        If it cannot; the message says what to add to the user's own classes.
+    """
+    title = _title(model)
+    if not model.built:
+        raise _unbuilt(title)
+    try:
+        with warnings.catch_warnings():
+            # That a lambda cannot be loaded is what is found below.
+            warnings.simplefilter("ignore")
+            config = keras.saving.serialize_keras_object(model)
+    except NotImplementedError as error:
+        raise _no_config(model, error) from error
+    config.pop("compile_config", None)
+    # As in a file, where a tuple is a list.
+    config = json.loads(as_json(config))
+    _refuse_foreign(title, config)
+    try:
+        keras.saving.deserialize_keras_object(config)
+    except Exception as error:
+        # The user's own constructor runs in here.
+        raise ModelError(
+            f"{title} cannot be made anew from its config: {_first_lines(error)}\n{_recipe(type(model))}"
+        ) from error
+    return dict(config)
+
+
+def as_json(config: Any) -> str:
+    """Return a config as JSON, as Keras writes it."""
+    return json.dumps(keras.saving.serialize_keras_object(config))
+
+
+def _unbuilt(title: str) -> ModelError:
+    return ModelError(
+        f"{title} has no weights yet, so there is nothing to save; call it on one batch first, "
+        f"or model.build(input_shape)"
+    )
+
+
+def _refuse_foreign(title: str, config: Any) -> None:
+    found = list(_foreign(config, None))
     for foreign in found:
         if foreign.kind == "lambda":
             raise ModelError(

@@ -4,31 +4,35 @@
 from __future__ import annotations
 
 import io
-import json
 import os
-import platform
-import sys
-import tarfile
 import zipfile
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from difflib import get_close_matches
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from weakref import WeakKeyDictionary
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..core.errors import ModelError
-from ..core.files import atomic_write, local_copy, local_path, sha256_of, shown, write_bytes_atomic
+from ..core.files import atomic_write, local_copy, local_path, sha256_of, shown
 from . import context
+from .model_archives import packed, unpack
+from .model_cards import (
+    ModelCard,
+    card_path,
+    forget_card,
+    make_card,
+    memory_of,
+    read_card,
+    remember,
+    remote_card,
+    versions_here,
+    write_card,
+)
+from .multitask import is_a, two_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, MutableMapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = [
     "ModelCard",
@@ -44,48 +48,6 @@ __all__ = [
 ]
 
 _PICKLES = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
-_MOST_CARD_BYTES = 1 << 20
-_MOST_FILES = 10_000
-
-
-class ModelCard(BaseModel):
-    """What is known about a saved model; the JSON file beside it."""
-
-    # A card of a later version may say more.
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
-
-    name: str
-    job: str | None = None
-    run: str | None = None
-    worker: str | None = None
-    round: int | None = None
-    metrics: dict[str, float] = {}
-    created: str
-    format: str
-    sha256: str
-    bytes: int
-    versions: dict[str, str] = {}
-
-
-@dataclass(frozen=True)
-class _Memory:
-    round: int | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-
-
-_memories: MutableMapping[Any, _Memory] = WeakKeyDictionary()
-
-
-def remember(
-    model: object,
-    *,
-    round: int | None,  # noqa: A002  # the field's word
-    metrics: Mapping[str, float],
-) -> None:
-    """Note the round and metrics that a model has reached, for the card that `save_model` writes."""
-    # An object that cannot be a key has no memory; its card says less.
-    with suppress(TypeError):
-        _memories[model] = _Memory(round, dict(metrics))
 
 
 def save_model(
@@ -125,19 +87,19 @@ def save_model(
         If the disk is full or the folder cannot be written; what was there before stays.
     """
     place = _place(path)
-    memory = _memory_of(model)
+    memory = memory_of(model)
     with atomic_write(place) as temporary:
         form = _write(model, temporary)
-        card = _card(
+        card = make_card(
             place,
             temporary,
             form,
             round=memory.round if round is None else round,
             metrics=memory.metrics if metrics is None else metrics,
-            versions=_versions(),
+            versions=versions_here(),
         )
-        _forget_card(place)
-    _write_card(place, card)
+        forget_card(place)
+    write_card(place, card)
     return place
 
 
@@ -146,6 +108,7 @@ def load_model(
     *,
     sha256: str | None = None,
     custom_objects: Mapping[str, Any] | None = None,
+    module: Any = None,
 ) -> Any:
     """Return the model that was saved at a path or URL.
 
@@ -162,6 +125,9 @@ def load_model(
         the card beside it, where there is one.
     custom_objects
         Keras classes and functions of your own by their names, where importing their module is not enough.
+    module
+        For the `.npz` file of a torch model of several tasks: a `torch.nn.Module` of one task's form. It stays as it
+        is; each task gets a copy.
 
     Raises
     ------
@@ -171,11 +137,16 @@ def load_model(
         If a server cannot be reached.
     """
     suffix = _suffix(path)
-    if suffix == ".npz":
+    if suffix == ".npz" and module is None:
         raise ModelError(
             f"{shown(path)}: holds weights alone, without the module that they belong to; make the module, "
-            f"then load_weights(module, path)"
+            f"then load_weights(module, path), or load_model(path, module=module) if it is a model of several tasks"
         )
+    if suffix == ".npz":
+        with _verified(path, sha256, folder=False) as local:
+            from . import torch_multitask
+
+            return torch_multitask.read(module, local, name=shown(path))
     if suffix not in (".keras", ""):
         raise _unknown_form(path, suffix)
     with _verified(path, sha256, folder=suffix == "") as local:
@@ -210,7 +181,7 @@ def load_weights(module: Any, path: str | os.PathLike[str], *, sha256: str | Non
         torch_models.read_into(module, local, name=shown(path))
 
 
-def check_saveable(model: object, path: str | os.PathLike[str]) -> None:
+def check_saveable(model: object, path: str | os.PathLike[str], *, multitask: bool = False) -> None:
     """Save a model to a temporary folder and load it back, to find before training what cannot be saved.
 
     A Keras model is saveable as `.keras` if all its classes and functions are Keras's own or registered,
@@ -223,12 +194,17 @@ def check_saveable(model: object, path: str | os.PathLike[str]) -> None:
         The model, with its weights.
     path
         Where it will be saved; only the name's ending matters.
+    multitask
+        Whether it may become one of several models in that file, which is then tried too.
 
     Raises
     ------
     ModelError
         If it cannot be saved or loaded; the message says what to add to the script.
     """
+    if multitask:
+        check_saveable(model, path)
+        model = two_tasks(model)
     name = f"model{Path(path).suffix}"
     with TemporaryDirectory(prefix="solar-corona-") as folder:
         copy = Path(folder, name)
@@ -238,7 +214,7 @@ def check_saveable(model: object, path: str | os.PathLike[str]) -> None:
             from . import keras_models
 
             keras_models.check(model, copy)
-        elif _is_a(model, "torch", "nn", "Module"):
+        elif is_a(model, "torch", "nn", "Module"):
             from . import torch_models
 
             torch_models.check(model, copy)
@@ -255,12 +231,12 @@ def model_bytes(model: object, suffix: str | None = None) -> bytes:
         Ending of the form in which a model is saved (`.keras`, `.npz`, or nothing for a SavedModel).
     """
     if isinstance(model, str | os.PathLike):
-        return _packed(Path(model))
+        return packed(Path(model))
     with TemporaryDirectory(prefix="solar-corona-") as folder:
         path = Path(folder, f"model{suffix or ''}")
         with atomic_write(path) as temporary:
             _write(model, temporary)
-        return _packed(path)
+        return packed(path)
 
 
 def write_model_bytes(
@@ -295,50 +271,17 @@ def write_model_bytes(
     form = {".keras": "keras", ".npz": "npz", "": "saved_model"}.get(place.suffix, place.suffix[1:])
     with atomic_write(place) as temporary:
         if form == "saved_model":
-            _unpack(data, temporary, place)
+            unpack(data, temporary, path=place)
         else:
             if form in ("keras", "npz") and not zipfile.is_zipfile(io.BytesIO(data)):
                 raise ModelError(f"{place}: what was received is no {place.suffix} file; nothing was written")
             temporary.write_bytes(data)
-        card = _card(place, temporary, form, round=round, metrics=metrics or {}, versions=versions or _versions())
-        _forget_card(place)
-    _write_card(place, card)
+        card = make_card(
+            place, temporary, form, round=round, metrics=metrics or {}, versions=versions or versions_here()
+        )
+        forget_card(place)
+    write_card(place, card)
     return place
-
-
-def card_path(path: str | os.PathLike[str]) -> Path:
-    """Return where the card of the model at `path` is: `model.keras.card.json` beside `model.keras`."""
-    path = Path(path)
-    return path.with_name(f"{path.name}.card.json")
-
-
-def read_card(path: str | os.PathLike[str]) -> ModelCard | None:
-    """Return the card of the model at `path` on this machine, or None if it has none.
-
-    Raises
-    ------
-    ModelError
-        If there is a card that cannot be read.
-    """
-    place = card_path(path)
-    try:
-        with place.open("rb") as file:
-            data = file.read(_MOST_CARD_BYTES + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ModelError(f"{place}: cannot be read ({error.strerror}); remove it, or give sha256=…") from error
-    return _parsed_card(data, str(place))
-
-
-def _parsed_card(data: bytes, name: str) -> ModelCard:
-    try:
-        if len(data) > _MOST_CARD_BYTES:
-            raise ValueError(f"it is larger than {_MOST_CARD_BYTES} bytes")
-        return ModelCard.model_validate_json(data)
-    except ValueError as error:
-        why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ModelError(f"{name}: is no model card ({why}); remove it if you trust the model") from error
 
 
 def _place(path: str | os.PathLike[str] | None) -> Path:
@@ -372,22 +315,14 @@ def _suffix(path: str | os.PathLike[str]) -> str:
     return here.suffix if here is not None else PurePosixPath(urlsplit(os.fspath(path)).path).suffix
 
 
-def _is_a(model: object, module: str, *names: str) -> bool:
-    # A model whose engine was never imported is none of that engine's.
-    kind: Any = sys.modules.get(module)
-    for name in names:
-        kind = getattr(kind, name, None)
-    return isinstance(kind, type) and isinstance(model, kind)
-
-
 def _write(model: Any, temporary: Path) -> str:
     """Write a model in the form that its kind and the path's ending ask for, and return the form."""
     # Keras comes first: with its torch backend a Keras model is a torch module too.
-    if _is_a(model, "keras", "Model"):
+    if is_a(model, "keras", "Model"):
         from . import keras_models
 
         return keras_models.write(model, temporary)
-    if _is_a(model, "torch", "nn", "Module"):
+    if is_a(model, "torch", "nn", "Module"):
         from . import torch_models
 
         return torch_models.write(model, temporary)
@@ -403,77 +338,13 @@ def _write(model: Any, temporary: Path) -> str:
     return temporary.suffix[1:] or "folder"
 
 
-def _memory_of(model: object) -> _Memory:
-    try:
-        return _memories.get(model, _Memory())
-    except TypeError:
-        return _Memory()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    with suppress(PackageNotFoundError):
-        found["solar_corona"] = version("solar-corona")
-    for name in ("keras", "tensorflow", "torch", "jax"):
-        number = getattr(sys.modules.get(name), "__version__", None)
-        if number is not None:
-            found[name] = str(number)
-    return found
-
-
-def _card(
-    path: Path,
-    written: Path,
-    form: str,
-    *,
-    round: int | None,  # noqa: A002  # the field's word
-    metrics: Mapping[str, float],
-    versions: Mapping[str, str],
-) -> ModelCard:
-    document = context.current()
-    files = [file for file in written.rglob("*") if file.is_file()] if written.is_dir() else [written]
-    return ModelCard(
-        name=path.stem,
-        job=document.job if document is not None else None,
-        run=document.run if document is not None else None,
-        worker=document.worker if document is not None else None,
-        round=round,
-        metrics={name: float(value) for name, value in metrics.items()},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        format=form,
-        sha256=sha256_of(written),
-        bytes=sum(file.stat().st_size for file in files),
-        versions=dict(versions),
-    )
-
-
-def _forget_card(path: Path) -> None:
-    # Before the model is replaced: killed in between, it leaves a model without a card, never one with
-    # another's.
-    card_path(path).unlink(missing_ok=True)
-
-
-def _write_card(path: Path, card: ModelCard) -> None:
-    text = json.dumps(json.loads(card.model_dump_json()), indent=2)
-    write_bytes_atomic(card_path(path), f"{text}\n".encode())
-
-
-def _remote_card(path: str | os.PathLike[str]) -> ModelCard | None:
-    parts = urlsplit(os.fspath(path))
-    url = parts._replace(path=f"{parts.path.rstrip('/')}.card.json").geturl()
-    # A store that does not list its files refuses where it should say that there is none.
-    with suppress(FileNotFoundError, PermissionError), local_copy(url) as local:
-        return _parsed_card(local.read_bytes()[: _MOST_CARD_BYTES + 1], shown(url))
-    return None
-
-
 def _expected_sha256(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     document = context.current()
     source = document.model if document is not None else None
     if source is not None and source.sha256 is not None and source.path == os.fspath(path):
         return source.sha256, "the job"
     here = local_path(path)
-    card = read_card(here) if here is not None else _remote_card(path)
+    card = read_card(here) if here is not None else remote_card(path)
     return (card.sha256, "its card") if card is not None else None
 
 
@@ -504,37 +375,3 @@ def _not_found(path: str | os.PathLike[str]) -> ModelError:
         near = get_close_matches(here.name, [entry.name for entry in here.parent.iterdir()], n=3)
     beside = f"; beside it there is {', '.join(near)}" if near else ""
     return ModelError(f"{shown(path)}: there is no such model{beside}; check the path")
-
-
-def _packed(path: Path) -> bytes:
-    if not path.is_dir():
-        return path.read_bytes()
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:") as archive:
-        for file in sorted(path.rglob("*")):
-            entry = archive.gettarinfo(file, file.relative_to(path).as_posix())
-            # The same model gives the same bytes, and nobody learns who saved it.
-            entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0, 0, "", ""
-            with file.open("rb") if entry.isreg() else nullcontext() as content:
-                archive.addfile(entry, content)
-    return buffer.getvalue()
-
-
-def _unpack(data: bytes, target: Path, path: Path) -> None:
-    try:
-        # "r:" takes no compression: what comes out is never larger than what came in.
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            members = archive.getmembers()
-            odd = [entry.name for entry in members if not (entry.isdir() or entry.isreg()) or entry.issparse()]
-            if odd:
-                raise ModelError(f"{path}: what was received holds {odd[0]!r}, no plain file; nothing was written")
-            if len(members) > _MOST_FILES or sum(entry.size for entry in members) > len(data):
-                raise ModelError(f"{path}: what was received says it is larger than it is; nothing was written")
-            target.mkdir()
-            archive.extractall(target, filter="data")
-    except (tarfile.TarError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"{path}: what was received is no model folder ({error}); nothing was written") from error
-    if not any(target.iterdir()):
-        raise ModelError(f"{path}: what was received is an empty folder; nothing was written")

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from ..core.errors import ModelError
 
-__all__ = ["LIMIT", "AttributeRouter", "GaussianRouter", "Router", "RouterCard", "router_from"]
+__all__ = ["LIMIT", "AttributeRouter", "GaussianRouter", "Router", "RouterCard", "router_from", "unknown"]
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -27,13 +27,11 @@ Embedding = Literal["linear", "cosine"]
 # float32, which is what a model file computes with on a device.
 LIMIT = 1e12
 _MOST_TASKS, _MOST_COMPONENTS, _MOST_DIMENSIONS = 1000, 10_000, 4096
-_MOST_NUMBERS = 1 << 28
+_MOST_NUMBERS = 1 << 27
 _MOST_LOG_VARIANCE = 20.0
 # The weight of a component that is not there. Minus infinity would become NaN where a whole task has none.
 _NO_LOG_WEIGHT = -1e30
 _BLOCK_NUMBERS = 1 << 22
-
-_Name = Field(min_length=1, max_length=200)
 
 
 class RouterCard(BaseModel):
@@ -272,7 +270,7 @@ class AttributeRouter:
         names = tuple(dict.fromkeys(named)) if task_names is None else tuple(task_names)
         for name in named:
             if name not in names:
-                raise _unknown("task", name, names)
+                raise unknown("task", name, names)
         return cls(
             values=tuple(tasks),
             tasks=tuple(names.index(name) for name in tasks.values()),
@@ -295,7 +293,7 @@ class AttributeRouter:
             value = _value(each)
             task = table.get(value, self.default)
             if task is None:
-                raise _unknown("attribute value", value, self.values)
+                raise unknown("attribute value", value, self.values)
             found[i] = task
         return found
 
@@ -394,7 +392,8 @@ def _value(value: Any) -> str | int:
     return value
 
 
-def _unknown(what: str, value: str | int, known: Sequence[str | int]) -> ModelError:
+def unknown(what: str, value: str | int, known: Sequence[str | int]) -> ModelError:
+    """Return the error that there is no such value, with near ones."""
     near = get_close_matches(str(value), [str(each) for each in known], n=3)
     kinds = {type(each) for each in known}
     if near and type(value) not in kinds:

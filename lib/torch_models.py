@@ -6,6 +6,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from difflib import get_close_matches
+from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +14,20 @@ import numpy.typing as npt
 import torch
 
 from ..core.errors import ModelError
+from .multitask import ROUTER_FILE, is_multitask, parsed_router_card
+from .routers import RouterCard, router_from
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tokenize import TokenError
 
-__all__ = ["check", "read_into", "write"]
+__all__ = ["check", "read_into", "router_card", "write"]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
 # More than any array's header takes; with it, a file can be told from one that would fill the memory.
 _HEADER_BYTES = 1 << 16
+_MOST_CARD_BYTES = 64 << 20
+_ROUTER = "router/"
 # What NumPy and the zip reader raise for damaged files.
 _READ_ERRORS = (
     EOFError,
@@ -60,6 +64,8 @@ def write(module: Any, path: Path) -> str:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
+        if is_multitask(module):
+            archive.writestr(ROUTER_FILE, module.router.card().model_dump_json())
     return "npz"
 
 
@@ -88,7 +94,39 @@ def read_into(module: Any, path: Path, *, name: str) -> None:
                 f"{name}: weight {found!r} has shape {array.shape}, and this {type(module).__name__} takes "
                 f"{own[found].shape}; make the module with the same sizes"
             )
+    if is_multitask(module):
+        card = router_card(path, name)
+        if card.task_names != module.tasks:
+            raise ModelError(
+                f"{name}: is for the tasks {', '.join(card.task_names)}, and this model for {', '.join(module.tasks)}; "
+                f"load_model(path, module=…) makes the right one"
+            )
+        # The router is checked before anything changes.
+        module.router = router_from(card, {each: arrays.pop(f"{_ROUTER}{each}") for each in card.shapes()})
     module.load_state_dict({found: torch.from_numpy(array) for found, array in arrays.items()})
+
+
+def router_card(path: Path, name: str) -> RouterCard:
+    """Return the router's card of an `.npz` file of a model of several tasks.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo(ROUTER_FILE).file_size > _MOST_CARD_BYTES:
+                raise ModelError(f"{name}: its {ROUTER_FILE} is larger than {_MOST_CARD_BYTES} bytes; save it anew")
+            return parsed_router_card(archive.read(ROUTER_FILE))
+    except KeyError as error:
+        raise ModelError(
+            f"{name}: is no model of several tasks, for it has no {ROUTER_FILE}; load_weights(module, path) reads it"
+        ) from error
+    except ModelError:
+        raise
+    except _READ_ERRORS as error:
+        raise ModelError(f"{name}: is no .npz file, or is damaged ({error}); fetch or save it anew") from error
 
 
 def check(module: Any, path: Path) -> None:
@@ -121,6 +159,8 @@ def _state(module: Any) -> Arrays:
                 f"{type(module).__name__}: the weight {name!r} ({value.dtype}) has no form in NumPy; "
                 f"convert the module with module.float() before it is saved"
             ) from error
+    if is_multitask(module):
+        arrays |= {f"{_ROUTER}{name}": array for name, array in module.router.to_arrays().items()}
     return arrays
 
 
@@ -128,14 +168,15 @@ def _arrays(path: Path, name: str, own: Arrays) -> Arrays:
     room = sum(array.nbytes for array in own.values()) + _HEADER_BYTES * (len(own) + 1)
     try:
         with zipfile.ZipFile(path) as archive:
-            held = sum(info.file_size for info in archive.infolist())
+            members = [info for info in archive.infolist() if info.filename != ROUTER_FILE]
+            held = sum(info.file_size for info in members)
             if held > room:
                 raise ModelError(
                     f"{name}: holds {held:,} bytes of weights, and this module takes {room:,} at most; make the module "
                     f"with the same sizes"
                 )
             arrays: Arrays = {}
-            for info in archive.infolist():
+            for info in members:
                 with archive.open(info) as member:
                     arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
             return arrays

@@ -515,7 +515,7 @@ def test_a_process_killed_between_model_and_card_leaves_a_model_that_loads(tmp_p
     (tmp_path / "sent").write_bytes(model_bytes(_built(Good(1)), ".keras"))
     script = (
         "import os, signal, sys; from pathlib import Path; from solar_corona.lib import models\n"
-        "models._write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "models.write_card = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "models.write_model_bytes(Path(sys.argv[1]).read_bytes(), sys.argv[2])\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, tmp_path / "sent", path], check=False)

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far apart signatures are: the size of the difference (η) and how sure it is (Z), for many pairs at once.
+
+Over the classes c that two signatures a and b share, with w_c = n_a·n_b/(n_a+n_b):
+
+    δ_c = ‖μ_a − μ_b‖² − tr Σ_a/n_a − tr Σ_b/n_b          squared distance of the means, without bias
+    Z   = Σ w_c·δ_c / √Var(Σ w_c·δ_c)                     Chen & Qin 2010; about N(0, 1) where nothing differs
+    η   = Σ w_c·δ_c / Σ w_c·u_c                           in units of u, so that one threshold serves all data
+
+u is the classes' own variance s, or twice the squared distance B between different classes where that is less. On
+Fashion-MNIST B ≈ s; on photographs classes lie close together (B ≈ s/15), so even a whole permutation of the labels
+moves the means by a small part of s. A change that matters is as large as what tells classes apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .signature_format import UNLABELLED, Signature
+
+__all__ = [
+    "MIN_ETA",
+    "MIN_Z",
+    "Comparison",
+    "Distance",
+    "Sums",
+    "compare",
+    "compare_each",
+    "distance",
+    "drifted",
+    "label_free_eta",
+    "separation",
+    "without_labels",
+]
+
+MIN_Z, MIN_ETA = 4.0, 0.1
+# Classes that look alike give no yardstick: u is not less than this part of s.
+_LEAST_UNIT = 0.1
+_TINY = 1e-9
+
+_Array = NDArray[np.float64]
+
+
+class Distance(NamedTuple):
+    """The difference of two signatures: its size and how many standard deviations it is from nothing."""
+
+    eta: float
+    z: float
+
+    def rejects(self, *, z: float = MIN_Z, eta: float = MIN_ETA) -> bool:
+        """Tell whether the two belong apart; True also where they share no class (both are infinite)."""
+        return self.z > z and self.eta > eta
+
+
+@dataclass
+class Sums:
+    """Additive sums of k signatures over one list of C classes: those of a union are the sum of the parts'.
+
+    Parameters
+    ----------
+    classes
+        Class ids, ascending: C.
+    n
+        Samples: k x C.
+    first
+        Σ φ: k x C x D.
+    second
+        Σ |φ|²: k x C.
+    root
+        n·√tr Σ²: k x C; of a union the members' mean, as if they were alike.
+    noise
+        n² times the variance of privacy noise: k x C.
+    """
+
+    classes: NDArray[np.int64]
+    n: _Array
+    first: _Array
+    second: _Array
+    root: _Array
+    noise: _Array
+
+    @classmethod
+    def of(cls, signatures: Sequence[Signature], classes: NDArray[np.int64] | None = None) -> Sums:
+        """Return the sums of each signature, over `classes` or all that occur."""
+        ids = np.concatenate([s.classes for s in signatures])
+        if classes is None:
+            classes = np.unique(ids)
+        owner = np.repeat(np.arange(len(signatures)), [len(s.classes) for s in signatures])
+        place = np.minimum(np.searchsorted(classes, ids), max(len(classes) - 1, 0))
+        known = classes[place] == ids if len(classes) else np.zeros(0, bool)
+        where = (owner[known], place[known])
+
+        def flat(name: str) -> _Array:
+            values: _Array = np.concatenate([getattr(s, name) for s in signatures])[known].astype(np.float64)
+            return values
+
+        shape = (len(signatures), len(classes))
+        sums = cls.empty(classes, len(signatures), signatures[0].dimension)
+        n, means = flat("counts"), flat("means")
+        sums.n[where] = n
+        sums.first[where] = n[:, None] * means
+        sums.second[where] = (n - 1) * flat("traces") + n * (means**2).sum(1)
+        sums.root[where] = n * np.sqrt(flat("squares"))
+        sums.noise[where] = n**2 * flat("noise")
+        assert sums.n.shape == shape
+        return sums
+
+    @classmethod
+    def empty(cls, classes: NDArray[np.int64], count: int, dimension: int) -> Sums:
+        """Return sums of nothing."""
+        shape = (count, len(classes))
+        return cls(classes, np.zeros(shape), np.zeros((*shape, dimension)), *(np.zeros(shape) for _ in range(3)))
+
+    def __len__(self) -> int:
+        return len(self.n)
+
+    def __getitem__(self, rows: Any) -> Sums:
+        return Sums(self.classes, *(part[rows] for part in self.parts()))
+
+    def parts(self) -> tuple[_Array, ...]:
+        """Return the sums themselves."""
+        return self.n, self.first, self.second, self.root, self.noise
+
+    def totals(self, labels: NDArray[np.intp], count: int) -> Sums:
+        """Return the sums of `count` groups, of which row i belongs to `labels[i]`; a negative label to none."""
+        out = Sums.empty(self.classes, count, self.first.shape[2])
+        rows = np.flatnonzero(labels >= 0)
+        for total, part in zip(out.parts(), self.parts(), strict=True):
+            np.add.at(total, labels[rows], part[rows])
+        return out
+
+    def minus(self, other: Sums) -> Sums:
+        """Return these sums without `other`, row by row."""
+        return Sums(
+            self.classes,
+            *(np.maximum(a - b, 0) if a.ndim == 2 else a - b for a, b in zip(self.parts(), other.parts(), strict=True)),
+        )
+
+    def add(self, row: int, other: int) -> None:
+        """Add row `other` to row `row`."""
+        for part in self.parts():
+            part[row] += part[other]
+
+    def statistics(self) -> _Statistics:
+        """Return what `compare` needs of each row."""
+        n, least = self.n, np.maximum(self.n, 1)
+        mean = self.first / least[..., None]
+        norm = (mean**2).sum(2)
+        trace = np.maximum(self.second - n * norm, 0) / np.maximum(n - 1, 1)
+        noise = self.noise / least**2
+        dimension = self.first.shape[2]
+        return _Statistics(
+            n=n,
+            mean=mean,
+            norm=norm,
+            trace=trace,
+            error=trace / least + dimension * noise,
+            root=self.root / least**2 + np.sqrt(dimension) * noise,
+        )
+
+    def signatures(self, identity: int, *, labelled: bool) -> list[Signature]:
+        """Return each row as a signature."""
+        s, least = self.statistics(), np.maximum(self.n, 1)
+        out = []
+        for row in range(len(self)):
+            has = self.n[row] > 0
+            out.append(
+                Signature(
+                    identity=identity,
+                    labelled=labelled,
+                    classes=self.classes[has],
+                    counts=np.rint(self.n[row, has]).astype(np.int64),
+                    means=s.mean[row, has].astype(np.float32),
+                    traces=s.trace[row, has].astype(np.float32),
+                    squares=((self.root[row, has] / least[row, has]) ** 2).astype(np.float32),
+                    noise=(self.noise[row, has] / least[row, has] ** 2).astype(np.float32),
+                )
+            )
+        return out
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    n: _Array
+    mean: _Array
+    norm: _Array
+    trace: _Array
+    error: _Array
+    root: _Array
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Distances of each row to each column.
+
+    Parameters
+    ----------
+    eta, z
+        As in `Distance`; infinite where no class is shared.
+    sigma
+        Standard deviation of η where nothing differs.
+    """
+
+    eta: _Array
+    z: _Array
+    sigma: _Array
+
+    def rejects(self, z: float, eta: float) -> NDArray[np.bool_]:
+        """Tell which pairs belong apart."""
+        return (self.z > z) & (self.eta > eta)
+
+
+def separation(sums: Sums) -> float | None:
+    """Return B, the mean squared distance between two classes of the same row, over all rows.
+
+    None if no row has two classes.
+    """
+    s = sums.statistics()
+    total = s.n.sum(1, keepdims=True)
+    share = s.n / np.maximum(total, 1)
+    centre = np.einsum("kc,kcd->kd", share, s.mean)
+    spread = (share * s.norm).sum(1) - (centre**2).sum(1) - (share * (1 - share) * s.error).sum(1)
+    pairs = (1 - (share**2).sum(1)) / 2
+    weight = total[:, 0]
+    usable = (s.n > 0).sum(1) > 1
+    below = float((weight * pairs)[usable].sum())
+    return max(float((weight * spread)[usable].sum()) / below, 0.0) if below > _TINY else None
+
+
+def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
+    """Return the distances of all pairs of a row of `rows` and a row of `columns`, which list the same classes.
+
+    Parameters
+    ----------
+    rows, columns
+        k and m signatures.
+    between
+        B from `separation`; None takes the classes' own variance for u.
+    """
+    a, b = rows.statistics(), columns.statistics()
+    shape = (len(rows), len(columns))
+    above, variance, own, weights = (np.zeros(shape) for _ in range(4))
+    for c in range(len(rows.classes)):
+        i, j = np.flatnonzero(a.n[:, c]), np.flatnonzero(b.n[:, c])
+        if not len(i) or not len(j):
+            continue
+        full = len(i) == shape[0] and len(j) == shape[1]
+        where = (slice(None), slice(None)) if full else np.ix_(i, j)
+        na, nb = a.n[i, c][:, None], b.n[j, c][None, :]
+        w = na * nb / (na + nb)
+        gap = a.mean[i, c] @ b.mean[j, c].T
+        gap *= -2
+        gap += (a.norm - a.error)[i, c][:, None]
+        gap += (b.norm - b.error)[j, c][None, :]
+        gap *= w
+        above[where] += gap
+        own[where] += w * (a.trace[i, c][:, None] + b.trace[j, c][None, :])
+        weights[where] += w
+        w *= a.root[i, c][:, None] + b.root[j, c][None, :]
+        variance[where] += 2 * w**2
+    return _finish(above, own / 2, variance, weights, between)
+
+
+def compare_each(rows: Sums, others: Sums, between: float | None) -> Comparison:
+    """Return the distance of each row of `rows` to the same row of `others`, as k x 1."""
+    a, b = rows.statistics(), others.statistics()
+    w = a.n * b.n / np.maximum(a.n + b.n, 1)
+    gap = ((a.mean - b.mean) ** 2).sum(2) - a.error - b.error
+    columns = (w * gap, w * (a.trace + b.trace) / 2, 2 * (w * (a.root + b.root)) ** 2, w)
+    above, own, variance, weights = (column.sum(1, keepdims=True) for column in columns)
+    return _finish(above, own, variance, weights, between)
+
+
+def _finish(above: _Array, own: _Array, variance: _Array, weights: _Array, between: float | None) -> Comparison:
+    """Return the distances from Σ w·δ, Σ w·s, its variance and Σ w."""
+    unit = own if between is None else np.clip(2 * between * weights, _LEAST_UNIT * own, own)
+    unit = np.maximum(unit, _TINY * weights)
+    sigma = np.sqrt(np.maximum(variance, (_TINY * weights) ** 2))
+    shared = weights > 0
+    safe = np.where(shared, unit, 1)
+    return Comparison(
+        eta=np.where(shared, above / safe, np.inf),
+        z=np.where(shared, above / np.where(shared, sigma, 1), np.inf),
+        sigma=np.where(shared, sigma / safe, np.inf),
+    )
+
+
+def distance(a: Signature, b: Signature) -> Distance:
+    """Return how far apart two signatures are.
+
+    Where only one has labels, their inputs are compared. Both numbers are infinite where no class is shared.
+
+    Raises
+    ------
+    ValueError
+        If they were made after different specs.
+    """
+    if a.identity != b.identity or a.dimension != b.dimension:
+        raise ValueError("signatures of different specs cannot be compared; sign the data anew with one spec")
+    if a.labelled != b.labelled:
+        a, b = without_labels(a), without_labels(b)
+    sums = Sums.of([a, b])
+    found = compare(sums[:1], sums[1:], separation(sums))
+    return Distance(float(found.eta[0, 0]), float(found.z[0, 0]))
+
+
+def drifted(old: Signature, new: Signature, *, z: float = MIN_Z, eta: float = MIN_ETA) -> bool:
+    """Tell whether an edge's data are no longer what they were: certainly (Z) and by more than a little (η).
+
+    Samples in both signatures make them more alike than chance would: sign what is new. False where nothing can be
+    compared because they share no class; that the classes are others is for their counts to say.
+    """
+    found = distance(old, new)
+    return bool(np.isfinite(found.z)) and found.rejects(z=z, eta=eta)
+
+
+def label_free_eta(a: Signature, b: Signature) -> float:
+    """Return η of the inputs alone: near 0 where two edges see the same inputs and only label them differently."""
+    return distance(without_labels(a), without_labels(b)).eta
+
+
+def without_labels(signature: Signature) -> Signature:
+    """Return the signature of the inputs alone, as if all classes were one.
+
+    Its tr Σ is exact; its tr Σ² an upper bound, from the classes' own and the scatter of their means.
+    """
+    if not signature.labelled or not len(signature.classes):
+        return signature
+    sums = Sums.of([signature])
+    s = sums.statistics()
+    total = float(sums.n.sum())
+    share = sums.n[0] / total
+    centred = s.mean[0] - share @ s.mean[0]
+    scatter = (centred * share[:, None]).T @ centred if len(share) > 1 else np.zeros((1, 1))
+    root = float((share * sums.root[0] / np.maximum(sums.n[0], 1)).sum() + np.sqrt((scatter**2).sum()))
+    pooled = Sums(
+        np.array([UNLABELLED]),
+        np.array([[total]]),
+        sums.first.sum(1, keepdims=True),
+        sums.second.sum(1, keepdims=True),
+        np.array([[total * root]]),
+        sums.noise.sum(1, keepdims=True),
+    )
+    return pooled.signatures(signature.identity, labelled=False)[0]

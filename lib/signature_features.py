@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How samples become features that can be compared between edges: random Fourier features, and labels as classes."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..core.errors import DatasetError
+from .signature_format import MAX_DIMENSION
+
+__all__ = ["SignatureSpec", "classes_of", "features_of"]
+
+_BLOCK = 2**20
+
+
+class SignatureSpec(BaseModel):
+    """How every edge makes its signature; only signatures of one spec can be compared.
+
+    Parameters
+    ----------
+    version
+        Version of the method.
+    seed
+        Where the random projection comes from: the same numbers on every machine.
+    dimension
+        Number of features D; a class costs 2·D + 16 bytes.
+    scale
+        Frequency of the features, in radians for a standardised input.
+    min_count
+        A class with fewer samples on an edge is left out: small counts and what they give away never leave it.
+    noise
+        Standard deviation of the noise on a class mean, in units of the most that replacing one sample can move it
+        (3/n_c); 0 adds none. It protects each single sample's features and norm (Gaussian mechanism), not the counts
+        n_c, which are sent as they are. See `noise_for`.
+    use_labels
+        Whether to take means class by class. Without, only the inputs are compared.
+    centre, spread
+        Mean and standard deviation to standardise inputs with, one number or one for each entry of their last axis
+        (feature or channel). Empty: each sample is standardised by its own mean and deviation, so that edges need not
+        agree on anything first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = 1
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    dimension: int = Field(default=64, ge=1, le=MAX_DIMENSION)
+    scale: float = Field(default=1.5, gt=0, le=100)
+    min_count: int = Field(default=3, ge=3, le=1_000_000)
+    noise: float = Field(default=0.0, ge=0, le=1e6)
+    use_labels: bool = True
+    centre: tuple[float, ...] = Field(default=(), max_length=65_536)
+    spread: tuple[float, ...] = Field(default=(), max_length=65_536)
+
+    @property
+    def identity(self) -> int:
+        """A checksum: signatures with different ones cannot be compared."""
+        return zlib.crc32(self.model_dump_json(exclude={"min_count", "noise", "use_labels"}).encode())
+
+
+def classes_of(y: NDArray[Any], count: int) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
+    """Return class ids, or continuous targets (n x k)."""
+    if y.ndim == 0 or len(y) != count:
+        raise DatasetError(f"labels have shape {y.shape}, expected one for each of the {count} inputs")
+    if y.ndim > 1 and y[0:1].size == 1:
+        y = y.reshape(len(y))
+    if y.dtype.kind in "US":
+        found, inverse = np.unique(y, return_inverse=True)
+        hashed = [zlib.crc32(str(name).encode()) >> 1 for name in found.tolist()]
+        return np.array(hashed, np.int64)[inverse], None
+    if y.dtype.kind not in "biuf":
+        raise DatasetError(f"labels are {y.dtype}, expected numbers or text")
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        raise DatasetError("labels are not all finite numbers; remove those samples")
+    if y.ndim == 1 and (y.dtype.kind != "f" or (y == np.rint(y)).all()) and _fits(y):
+        return y.astype(np.int64), None
+    rows = y.reshape(len(y), -1)
+    if y.ndim == 2 and ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all():
+        return rows.argmax(1).astype(np.int64), None
+    return None, rows.astype(np.float64)
+
+
+def _fits(y: NDArray[Any]) -> bool:
+    return not len(y) or (float(y.min()) > -(2**31) and float(y.max()) < 2**31)
+
+
+def features_of(x: NDArray[Any], targets: NDArray[np.float64] | None, spec: SignatureSpec) -> NDArray[np.float32]:
+    """Return φ: n x D."""
+    count = len(x)
+    flat = x.reshape(count, -1) if count else x.reshape(0, math.prod(x.shape[1:]))
+    size, last = flat.shape[1], x.shape[-1] if x.ndim > 1 else 1
+    if not size:
+        raise DatasetError(f"inputs of shape {x.shape} have no values; expected at least one for each sample")
+    centre, spread = _standard(flat, last, spec)
+    stream = np.random.PCG64(spec.seed)
+    phase = _uniform(stream, spec.dimension) * (2 * math.pi)
+    angles = np.zeros((count, spec.dimension), np.float32)
+    # In blocks of columns: for a large image neither the whole matrix nor a float copy of all inputs is ever held.
+    step = max(last, _BLOCK // max(count, spec.dimension) // last * last)
+    for begin in range(0, size, step):
+        end = min(size, begin + step)
+        block = flat[:, begin:end].astype(np.float32)
+        block -= centre if centre.shape[1] == 1 else np.tile(centre, (end - begin) // last)
+        block /= spread if spread.shape[1] == 1 else np.tile(spread, (end - begin) // last)
+        angles += block @ _normal(stream, (end - begin) * spec.dimension).reshape(end - begin, spec.dimension)
+    angles *= spec.scale / math.sqrt(size)
+    if targets is not None:
+        weights = _normal(stream, targets.shape[1] * spec.dimension).reshape(-1, spec.dimension)
+        angles += (np.arcsinh(targets) @ weights * (spec.scale / math.sqrt(targets.shape[1]))).astype(np.float32)
+    angles += phase.astype(np.float32)
+    np.cos(angles, out=angles)
+    angles *= math.sqrt(2 / spec.dimension)
+    return angles
+
+
+def _standard(flat: NDArray[Any], last: int, spec: SignatureSpec) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return what to take off and what to divide by: n x 1, 1 x 1 or 1 x last."""
+    means, deviations = np.empty((len(flat), 1), np.float64), np.empty((len(flat), 1), np.float64)
+    rows = max(1, _BLOCK // flat.shape[1])
+    for begin in range(0, len(flat), rows):
+        block = flat[begin : begin + rows].astype(np.float64)
+        means[begin : begin + rows, 0], deviations[begin : begin + rows, 0] = block.mean(1), block.std(1)
+    if not (np.isfinite(means).all() and np.isfinite(deviations).all()):
+        raise DatasetError("inputs have NaN or infinite values; remove or replace them before they are signed")
+    if not spec.centre:
+        # A constant sample has nothing but its mean to tell; it becomes zero.
+        return means.astype(np.float32), np.where(deviations > 1e-6, deviations, 1.0).astype(np.float32)
+    centre, spread = np.array([spec.centre], np.float32), np.array([spec.spread], np.float32)
+    for name, value in (("centre", centre), ("spread", spread)):
+        if value.shape[1] not in {1, last}:
+            raise DatasetError(f"the {name} of the spec is for {value.shape[1]} features, the inputs have {last}")
+    return centre, spread
+
+
+def _uniform(stream: np.random.PCG64, count: int) -> NDArray[np.float64]:
+    """Return numbers in (0, 1] from the raw stream: unlike `Generator`'s, it never changes with NumPy's version."""
+    raw: NDArray[np.uint64] = stream.random_raw(count)
+    return ((raw >> np.uint64(11)).astype(np.float64) + 1.0) * 2.0**-53
+
+
+def _normal(stream: np.random.PCG64, count: int) -> NDArray[np.float32]:
+    """Return normal numbers (Box & Muller 1958)."""
+    pairs = -(-count // 2)
+    u = _uniform(stream, 2 * pairs).reshape(pairs, 2)
+    radius, angle = np.sqrt(-2 * np.log(u[:, 0])), 2 * math.pi * u[:, 1]
+    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)]).reshape(-1)[:count].astype(np.float32)

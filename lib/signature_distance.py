@@ -146,6 +146,15 @@ class Sums:
         for part in self.parts():
             part[row] += part[other]
 
+    def add_all(self, other: Sums) -> None:
+        """Add `other`, row by row."""
+        for total, part in zip(self.parts(), other.parts(), strict=True):
+            np.add(total, part, out=total)
+
+    def joined(self, other: Sums) -> Sums:
+        """Return these rows and then those of `other`."""
+        return Sums(self.classes, *(np.concatenate(pair) for pair in zip(self.parts(), other.parts(), strict=True)))
+
     def statistics(self) -> _Statistics:
         """Return what `compare` needs of each row."""
         n, least = self.n, np.maximum(self.n, 1)

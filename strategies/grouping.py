@@ -17,8 +17,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..lib.signature_distance import MIN_ETA, MIN_Z, Comparison, Sums, compare, compare_each, separation, without_labels
+from ..lib.signature_distance import MIN_ETA, MIN_Z, Sums, compare, separation, without_labels
 from ..lib.signature_format import Signature
+from .agglomeration import NO_GROUP, Limits, Step, compare_with_rest, exact_labels, merge_key
+from .online_grouping import online_labels, pooled_sums
 
 __all__ = [
     "MIN_FOUNDING",
@@ -34,11 +36,11 @@ __all__ = [
 ]
 
 MIN_FOUNDING = 50
-UNGROUPED = -1
+UNGROUPED = NO_GROUP
+MAX_EXACT = 1000
 MARGIN = 0.05
-_PASSES = 4
-# Pairs that little is known of come last: by then both have become parts of groups that more is known of.
-_CAUTION = 2.0
+_SAMPLE = 2000
+_BATCH = 512
 
 _Labels = NDArray[np.intp]
 
@@ -110,17 +112,13 @@ class Assignment:
     z: float
 
 
-@dataclass(frozen=True)
-class _Limits:
-    z: float
-    eta: float
-    founding: int
-
-
 def group(
     signatures: Sequence[Signature], *, z: float = MIN_Z, eta: float = MIN_ETA, min_founding: int = MIN_FOUNDING
 ) -> Grouping:
-    """Return the groups of up to about a thousand signatures; for more, `group_many`.
+    """Return the groups that signatures fall into.
+
+    Up to `MAX_EXACT` signatures the nearest two sets of all are merged first; of more, each joins the nearest of the
+    groups so far, and is looked at once more when all groups are known.
 
     Parameters
     ----------
@@ -139,20 +137,18 @@ def group(
     order, given, compared = _prepare(signatures)
     if not order:
         return Grouping((), (), (), (), (), (), compared, 0)
-    sums = Sums.of(given)
-    between = separation(sums)
-    limits = _Limits(z, eta, min_founding)
-    founders = _founders(sums, min_founding)
-    labels = np.full(len(given), UNGROUPED, np.intp)
+    limits = Limits(z, eta, min_founding)
+    between = _separation(given)
     tree: list[Merge] = []
-    if len(founders):
-        labels[founders], steps = _agglomerate(sums[founders], between, limits)
+    if len(order) <= MAX_EXACT:
+        labels, founders, steps = exact_labels(Sums.of(given), between, limits)
         tree = _tree(steps, [order[i] for i in founders], len(order))
-        labels = _settle(sums, labels, founders, between, limits)
-    labels = _place_rest(sums, labels, founders, between, limits)
+    else:
+        labels = online_labels(given, between, limits)
     back = np.empty(len(order), np.intp)
     back[order] = labels
-    return _result(signatures_as(signatures, compared), _numbered(back), tree, compared, between=between)
+    given = _as_compared(signatures, compared)
+    return _result(given, _numbered(back), tree, compared, between=between)
 
 
 def _prepare(signatures: Sequence[Signature]) -> tuple[list[int], list[Signature], Literal["labels", "inputs"]]:
@@ -160,138 +156,34 @@ def _prepare(signatures: Sequence[Signature]) -> tuple[list[int], list[Signature
     if len({(s.identity, s.dimension) for s in signatures}) > 1:
         raise ValueError("signatures of different specs cannot be grouped; sign all data with one spec")
     compared: Literal["labels", "inputs"] = "labels" if len({s.labelled for s in signatures}) < 2 else "inputs"
-    given = signatures_as(signatures, compared)
-    keys = [hashlib.sha256(s.to_bytes()).digest() for s in given]
+    given = _as_compared(signatures, compared)
+    keys = [_digest(s) for s in given]
     order = sorted(range(len(given)), key=keys.__getitem__)
     return order, [given[i] for i in order], compared
 
 
-def signatures_as(signatures: Sequence[Signature], compared: Literal["labels", "inputs"]) -> list[Signature]:
+def _digest(signature: Signature) -> bytes:
+    parts = (signature.classes, signature.counts, signature.means, signature.traces)
+    return hashlib.blake2b(b"".join(part.tobytes() for part in parts), digest_size=16).digest()
+
+
+def _separation(given: Sequence[Signature]) -> float | None:
+    """Return B of as many signatures as it takes to know it well."""
+    return separation(Sums.of(given[:_SAMPLE]))
+
+
+def _as_compared(signatures: Sequence[Signature], compared: Literal["labels", "inputs"]) -> list[Signature]:
     """Return the signatures in the form in which they are compared."""
     return list(signatures) if compared == "labels" else [without_labels(s) for s in signatures]
 
 
-def _founders(sums: Sums, least: int) -> _Labels:
-    totals = sums.n.sum(1)
-    found = np.flatnonzero(totals >= max(least, 1))
-    return found if len(found) else np.flatnonzero(totals)
-
-
-def _key(found: Comparison, limits: _Limits) -> NDArray[np.float64]:
-    """Return what to merge first: η at its worst, infinite for what belongs apart."""
-    with np.errstate(invalid="ignore"):
-        worst = np.maximum(found.eta, 0) + _CAUTION * found.sigma
-    return np.where(found.rejects(limits.z, limits.eta), np.inf, worst)
-
-
-_Step = tuple[int, int, float, bool]
-
-
-def _agglomerate(sums: Sums, between: float | None, limits: _Limits) -> tuple[_Labels, list[_Step]]:
-    """Merge the nearest two sets until all that are left belong apart; return labels from 0 and the steps."""
-    count = len(sums)
-    node = np.arange(count)
-    root = np.arange(count)
-    sums = sums[np.arange(count)]
-    found = compare(sums, sums, between)
-    key, height = _key(found, limits), found.eta
-    np.fill_diagonal(key, np.inf)
-    steps: list[_Step] = []
-    names = np.arange(count)
-    while len(names) > 1:
-        best = key.argmin(1)
-        least = key[np.arange(len(names)), best]
-        alive = np.ones(len(names), bool)
-        # Rows of what is gone stay until half of them are: to make the matrix smaller costs as much as to fill it.
-        while alive.sum() * 2 > len(names) or len(names) < 16:
-            i = int(least.argmin())
-            if not np.isfinite(least[i]):
-                break
-            i, j = sorted((i, int(best[i])))
-            steps.append((int(node[names[i]]), int(node[names[j]]), max(float(height[i, j]), 0.0), True))
-            node[names[i]] = count + len(steps) - 1
-            root[root == names[j]] = names[i]
-            sums.add(i, j)
-            alive[j] = False
-            found = compare(sums[i : i + 1], sums, between)
-            row = np.where(alive, _key(found, limits)[0], np.inf)
-            row[i] = np.inf
-            key[j, :] = key[:, j] = np.inf
-            key[i, :] = key[:, i] = row
-            height[i, :] = height[:, i] = found.eta[0]
-            _update_best(key, best, least, i, j)
-        if not np.isfinite(least.min()):
-            break
-        rows = np.flatnonzero(alive)
-        sums, names, key, height = sums[rows], names[rows], key[np.ix_(rows, rows)], height[np.ix_(rows, rows)]
-    return np.unique(root, return_inverse=True)[1].astype(np.intp), steps
-
-
-def _update_best(key: NDArray[np.float64], best: _Labels, least: NDArray[np.float64], i: int, j: int) -> None:
-    """Bring each row's smallest entry up to date after rows i and j have changed."""
-    new = key[:, i]
-    stale = np.flatnonzero(((best == i) | (best == j)) & (new > least))
-    better = new <= least
-    better[[i, j]] = False
-    best[better], least[better] = i, new[better]
-    rows = np.unique(np.append(stale, [i, j]))
-    best[rows] = key[rows].argmin(1)
-    least[rows] = key[rows, best[rows]]
-
-
-def _tree(steps: list[_Step], leaves: Sequence[int], count: int) -> list[Merge]:
+def _tree(steps: list[Step], leaves: Sequence[int], count: int) -> list[Merge]:
     """Return steps over `leaves` as steps over all `count` signatures."""
 
     def name(node: int) -> int:
         return leaves[node] if node < len(leaves) else count + node - len(leaves)
 
     return [Merge(name(left), name(right), height, kept) for left, right, height, kept in steps]
-
-
-def _settle(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: _Limits) -> _Labels:
-    """Move each founder that its own group rejects, or another suits clearly better, until none moves."""
-    labels = labels.copy()
-    for _ in range(_PASSES):
-        count = int(labels.max()) + 1
-        totals = sums.totals(labels, count)
-        found = compare(sums[founders], totals, between)
-        own = _own(sums, labels, founders, totals, between)
-        here = labels[founders]
-        worst = _key(found, limits)
-        worst[np.arange(len(founders)), here] = np.inf
-        there = worst.argmin(1)
-        offer = worst[np.arange(len(founders)), there]
-        alone = np.bincount(here, minlength=count)[here] == 1
-        rejected = own.rejects(limits.z, limits.eta)[:, 0] & ~alone
-        mine = _key(own, limits)[:, 0]
-        moved = ~alone & (offer < np.where(rejected, np.inf, mine - limits.eta / 2))
-        expelled = rejected & ~moved
-        if not (moved.any() or expelled.any()):
-            break
-        labels[founders[moved]] = there[moved]
-        labels[founders[expelled]] = count + np.arange(int(expelled.sum()))
-        labels[founders] = np.unique(labels[founders], return_inverse=True)[1]
-        again, _ = _agglomerate(sums.totals(labels, int(labels.max()) + 1), between, limits)
-        labels[founders] = again[labels[founders]]
-    return labels
-
-
-def _own(sums: Sums, labels: _Labels, rows: _Labels, totals: Sums, between: float | None) -> Comparison:
-    """Compare each of `rows` with the rest of its group."""
-    return compare_each(sums[rows], totals[labels[rows]].minus(sums[rows]), between)
-
-
-def _place_rest(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: _Limits) -> _Labels:
-    """Give each signature that may not found a group to the nearest that accepts it."""
-    rest = np.setdiff1d(np.arange(len(labels)), founders)
-    if not len(rest) or not len(founders):
-        return labels
-    labels = labels.copy()
-    worst = _key(compare(sums[rest], sums.totals(labels, int(labels.max()) + 1), between), limits)
-    best = worst.argmin(1)
-    accepted = np.isfinite(worst[np.arange(len(rest)), best])
-    labels[rest[accepted]] = best[accepted]
-    return labels
 
 
 def _result(
@@ -306,24 +198,26 @@ def _result(
     """Say how well each signature fits; `labels` are group ids, `UNGROUPED` for none."""
     ids = np.unique(labels[labels >= 0])
     place = np.where(labels >= 0, np.searchsorted(ids, labels), UNGROUPED).astype(np.intp)
-    sums = Sums.of(given)
-    totals = sums.totals(place, len(ids))
-    own = np.zeros(len(given))
-    grouped = np.flatnonzero(place >= 0)
-    alone = np.bincount(place[grouped], minlength=len(ids))[place[grouped]] == 1
-    rest = grouped[~alone]
-    own[rest] = _own(sums, place, rest, totals, between).eta[:, 0]
-    other = compare(sums, totals, between).eta
-    other[grouped, place[grouped]] = np.inf
+    totals = pooled_sums(given, place, len(ids))
+    size = np.bincount(place[place >= 0], minlength=len(ids))
+    own, distances = np.zeros(len(given)), np.full(len(given), np.inf)
     nearest: list[int | None] = [None] * len(given)
-    distances = np.full(len(given), np.inf)
-    if len(ids):
+    for begin in range(0, len(given) if len(ids) else 0, _BATCH):
+        here = place[begin : begin + _BATCH]
+        sums = Sums.of(given[begin : begin + _BATCH], totals.classes)
+        other = compare(sums, totals, between).eta
+        grouped = np.flatnonzero(here >= 0)
+        other[grouped, here[grouped]] = np.inf
+        rest = grouped[size[here[grouped]] > 1]
+        own[begin + rest] = compare_with_rest(sums, here, rest, totals, between).eta[:, 0]
         best = other.argmin(1)
-        distances = other[np.arange(len(given)), best]
-        nearest = [int(ids[b]) if np.isfinite(d) else None for b, d in zip(best, distances, strict=True)]
+        found = other[np.arange(len(here)), best]
+        distances[begin : begin + _BATCH] = found
+        for row in np.flatnonzero(np.isfinite(found)).tolist():
+            nearest[begin + row] = int(ids[best[row]])
     pooled = totals.signatures(given[0].identity, labelled=given[0].labelled)
     members: list[list[int]] = [[] for _ in ids]
-    for row in grouped.tolist():
+    for row in np.flatnonzero(place >= 0).tolist():
         members[place[row]].append(row)
     return Grouping(
         labels=tuple(labels.tolist()),
@@ -373,7 +267,7 @@ def assign(signature: Signature, groups: Sequence[Group], *, z: float = MIN_Z, e
         signature, pooled = without_labels(signature), [without_labels(p) for p in pooled]
     totals = Sums.of(pooled)
     found = compare(Sums.of([signature], totals.classes), totals, separation(totals))
-    worst = _key(found, _Limits(z, eta, 0))[0]
+    worst = merge_key(found, Limits(z, eta, 0))[0]
     if np.isfinite(worst).any():
         best = int(worst.argmin())
         return Assignment(groups[best].id, float(found.eta[0, best]), float(found.z[0, best]))
@@ -421,17 +315,17 @@ def regroup(
     next_id = previous.next_id
     new = _matched(old, np.array(fresh.labels, np.intp), next_id)
     next_id = max(next_id, int(new.max(initial=-1)) + 1)
-    given = signatures_as(signatures, fresh.compared)
+    given = _as_compared(signatures, fresh.compared)
     moving = np.flatnonzero((old >= 0) & (new != old) & np.isin(old, new))
     between = None
     if len(moving):
-        sums = Sums.of(given)
-        between = separation(sums)
+        between = _separation(given)
         ids = np.unique(np.concatenate([old[old >= 0], new[new >= 0]]))
-        places = np.searchsorted(ids, new), np.searchsorted(ids, old)
-        stay = np.where(new == old, places[0], UNGROUPED)
-        found = compare(sums[moving], sums.totals(stay.astype(np.intp), len(ids)), between)
-        here, there = places[1][moving], places[0][moving].clip(0, len(ids) - 1)
+        after, before = np.searchsorted(ids, new), np.searchsorted(ids, old)
+        stay = np.where(new == old, after, UNGROUPED)
+        totals = pooled_sums(given, stay.astype(np.intp), len(ids))
+        found = compare(Sums.of([given[i] for i in moving], totals.classes), totals, between)
+        here, there = before[moving], after[moving].clip(0, len(ids) - 1)
         row = np.arange(len(moving))
         leaves = found.rejects(z, eta)[row, here] & ~(found.eta[row, there] + margin >= found.eta[row, here])
         new[moving[~leaves]] = old[moving[~leaves]]
@@ -455,8 +349,8 @@ def rebuild(labels: Sequence[int], signatures: Sequence[Signature], *, next_id: 
     _, given, compared = _prepare(signatures)
     if not given:
         return Grouping((), (), (), (), (), (), compared, next_id)
-    between = separation(Sums.of(given))
-    given = signatures_as(signatures, compared)
+    between = _separation(given)
+    given = _as_compared(signatures, compared)
     return _result(given, np.array(labels, np.intp), (), compared, between=between, next_id=next_id)
 
 

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Merging sets of signatures, the surest pair first, until all that are left belong apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..lib.signature_distance import Comparison, Sums, compare, compare_each
+
+__all__ = [
+    "NO_GROUP",
+    "Limits",
+    "Step",
+    "agglomerate",
+    "compare_with_rest",
+    "exact_labels",
+    "found_late",
+    "founders_of",
+    "merge_key",
+]
+
+NO_GROUP = -1
+_PASSES = 4
+
+# Pairs that little is known of come last: by then both have become parts of groups that more is known of.
+_CAUTION = 2.0
+
+_Labels = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When two sets belong apart (Z and η both above), and how many samples it takes to found a group."""
+
+    z: float
+    eta: float
+    founding: int
+
+
+def merge_key(found: Comparison, limits: Limits) -> NDArray[np.float64]:
+    """Return what to merge first: η at its worst, infinite for what belongs apart."""
+    with np.errstate(invalid="ignore"):
+        worst = np.maximum(found.eta, 0) + _CAUTION * found.sigma
+    return np.where(found.rejects(limits.z, limits.eta), np.inf, worst)
+
+
+Step = tuple[int, int, float, bool]
+
+
+def agglomerate(sums: Sums, between: float | None, limits: Limits) -> tuple[_Labels, list[Step]]:
+    """Merge the nearest two sets until all that are left belong apart; return labels from 0 and the steps."""
+    count = len(sums)
+    node = np.arange(count)
+    root = np.arange(count)
+    sums = sums[np.arange(count)]
+    found = compare(sums, sums, between)
+    key, height = merge_key(found, limits), found.eta
+    np.fill_diagonal(key, np.inf)
+    steps: list[Step] = []
+    names = np.arange(count)
+    while len(names) > 1:
+        best = key.argmin(1)
+        least = key[np.arange(len(names)), best]
+        alive = np.ones(len(names), bool)
+        # Rows of what is gone stay until half of them are: to make the matrix smaller costs as much as to fill it.
+        while alive.sum() * 2 > len(names) or len(names) < 16:
+            i = int(least.argmin())
+            if not np.isfinite(least[i]):
+                break
+            i, j = sorted((i, int(best[i])))
+            steps.append((int(node[names[i]]), int(node[names[j]]), max(float(height[i, j]), 0.0), True))
+            node[names[i]] = count + len(steps) - 1
+            root[root == names[j]] = names[i]
+            sums.add(i, j)
+            alive[j] = False
+            found = compare(sums[i : i + 1], sums, between)
+            row = np.where(alive, merge_key(found, limits)[0], np.inf)
+            row[i] = np.inf
+            key[j, :] = key[:, j] = np.inf
+            key[i, :] = key[:, i] = row
+            height[i, :] = height[:, i] = found.eta[0]
+            _update_best(key, best, least, i, j)
+        if not np.isfinite(least.min()):
+            break
+        rows = np.flatnonzero(alive)
+        sums, names, key, height = sums[rows], names[rows], key[np.ix_(rows, rows)], height[np.ix_(rows, rows)]
+    return np.unique(root, return_inverse=True)[1].astype(np.intp), steps
+
+
+def _update_best(key: NDArray[np.float64], best: _Labels, least: NDArray[np.float64], i: int, j: int) -> None:
+    """Bring each row's smallest entry up to date after rows i and j have changed."""
+    new = key[:, i]
+    stale = np.flatnonzero(((best == i) | (best == j)) & (new > least))
+    better = new <= least
+    better[[i, j]] = False
+    best[better], least[better] = i, new[better]
+    rows = np.unique(np.append(stale, [i, j]))
+    best[rows] = key[rows].argmin(1)
+    least[rows] = key[rows, best[rows]]
+
+
+def exact_labels(sums: Sums, between: float | None, limits: Limits) -> tuple[_Labels, _Labels, list[Step]]:
+    """Return each row's group, the rows that founded them, and the steps of merging those."""
+    founders = founders_of(sums, limits.founding)
+    labels = np.full(len(sums), NO_GROUP, np.intp)
+    if not len(founders):
+        return labels, founders, []
+    labels[founders], steps = agglomerate(sums[founders], between, limits)
+    steps += _steps_above(sums.totals(labels, int(labels.max()) + 1), labels[founders], steps, between)
+    labels = _settle(sums, labels, founders, between, limits)
+    return _place_rest(sums, labels, founders, between, limits), founders, steps
+
+
+def _steps_above(groups: Sums, labels: _Labels, steps: list[Step], between: float | None) -> list[Step]:
+    """Return the steps that would merge groups that belong apart, the nearest first, as far as they share classes."""
+    node = _last_nodes(labels, steps)
+    above: list[Step] = []
+    height = compare(groups, groups, between).eta
+    np.fill_diagonal(height, np.inf)
+    for _ in range(len(groups) - 1):
+        i, j = sorted(divmod(int(height.argmin()), len(groups)))
+        if not np.isfinite(height[i, j]):
+            break
+        above.append((node[i], node[j], max(float(height[i, j]), 0.0), False))
+        node[i] = len(labels) + len(steps) + len(above) - 1
+        groups.add(i, j)
+        row = np.where(
+            np.isfinite(height[i]) | np.isfinite(height[j]), compare(groups[i : i + 1], groups, between).eta[0], np.inf
+        )
+        height[j, :] = height[:, j] = np.inf
+        row[[i, j]] = np.inf
+        height[i, :] = height[:, i] = row
+    return above
+
+
+def _last_nodes(labels: _Labels, steps: list[Step]) -> list[int]:
+    """Return the node of each group after `steps`."""
+    of = labels.tolist()
+    for left, _, _, _ in steps:
+        of.append(of[left])
+    nodes = [0] * (max(of) + 1)
+    for node, label in enumerate(of):
+        nodes[label] = node
+    return nodes
+
+
+def founders_of(sums: Sums, least: int) -> _Labels:
+    """Return the rows that may found groups: those large enough, or all if none is."""
+    totals = sums.n.sum(1)
+    found = np.flatnonzero(totals >= max(least, 1))
+    return found if len(found) else np.flatnonzero(totals)
+
+
+def _settle(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: Limits) -> _Labels:
+    """Move each founder that its own group rejects, or another suits clearly better, until none moves."""
+    labels = labels.copy()
+    for _ in range(_PASSES):
+        count = int(labels.max()) + 1
+        totals = sums.totals(labels, count)
+        found = compare(sums[founders], totals, between)
+        own = compare_with_rest(sums, labels, founders, totals, between)
+        here = labels[founders]
+        worst = merge_key(found, limits)
+        worst[np.arange(len(founders)), here] = np.inf
+        there = worst.argmin(1)
+        offer = worst[np.arange(len(founders)), there]
+        alone = np.bincount(here, minlength=count)[here] == 1
+        rejected = own.rejects(limits.z, limits.eta)[:, 0] & ~alone
+        mine = merge_key(own, limits)[:, 0]
+        moved = ~alone & (offer < np.where(rejected, np.inf, mine - limits.eta / 2))
+        expelled = rejected & ~moved
+        if not (moved.any() or expelled.any()):
+            break
+        labels[founders[moved]] = there[moved]
+        labels[founders[expelled]] = count + np.arange(int(expelled.sum()))
+        labels[founders] = np.unique(labels[founders], return_inverse=True)[1]
+        again, _ = agglomerate(sums.totals(labels, int(labels.max()) + 1), between, limits)
+        labels[founders] = again[labels[founders]]
+    return labels
+
+
+def compare_with_rest(sums: Sums, labels: _Labels, rows: _Labels, totals: Sums, between: float | None) -> Comparison:
+    """Compare each of `rows` with the rest of its group."""
+    return compare_each(sums[rows], totals[labels[rows]].minus(sums[rows]), between)
+
+
+def _place_rest(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: Limits) -> _Labels:
+    """Give each signature that may not found a group to the nearest that accepts it."""
+    rest = np.setdiff1d(np.arange(len(labels)), founders)
+    if not len(rest) or not len(founders):
+        return labels
+    labels = labels.copy()
+    count = int(labels.max()) + 1
+    worst = merge_key(compare(sums[rest], sums.totals(labels, count), between), limits)
+    best = worst.argmin(1)
+    accepted = np.isfinite(worst[np.arange(len(rest)), best])
+    labels[rest[accepted]] = best[accepted]
+    left = rest[~accepted]
+    labels[left] = found_late(sums[left], count, between, limits)
+    return labels
+
+
+def found_late(sums: Sums, first: int, between: float | None, limits: Limits) -> _Labels:
+    """Return labels from `first` for signatures that every group rejects, where together they are large enough."""
+    labels = np.full(len(sums), NO_GROUP, np.intp)
+    usable = np.flatnonzero(sums.n.sum(1))
+    if len(usable):
+        sets, _ = agglomerate(sums[usable], between, limits)
+        large = sums[usable].totals(sets, int(sets.max()) + 1).n.sum(1) >= limits.founding
+        new = np.where(large, first + np.cumsum(large) - 1, NO_GROUP)
+        labels[usable] = new[sets]
+    return labels

@@ -18,7 +18,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from ..core.errors import SpecError
-from ..core.run_folder import new_run
+from ..core.run_folder import RunFolder, runs_of
 from ..core.settings import Settings, quiet_engines
 from ..lib import context as job_context
 from ..lib.links import using_link
@@ -66,7 +66,10 @@ def _answer(message: Message, context: Context) -> Message:
     job, edge = context.node_config.get("job"), context.node_config.get("edge")
     if not isinstance(job, str) or not isinstance(edge, str):
         raise SpecError('start the SuperNode with --node-config \'job="/path/job.yaml" edge="NAME"\'')
-    folder = new_run(Path(job), f"{Path(job).stem}-{edge}", Settings.from_environment().runs)
+    # One folder for all messages of a run: what one process keeps for the next lies there.
+    runs = runs_of(Path(job), f"{Path(job).stem}-{edge}", Settings.from_environment().runs)
+    folder = RunFolder(runs / f"run-{context.run_id}")
+    folder.path.mkdir(parents=True, exist_ok=True)
     worker = edge_worker(Path(job), (), edge, folder, None)
     assert worker.context is not None
     script = worker.command[-1]

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 import stamina
 from flwr.app import Error, Message, RecordDict
 
 from ..core.errors import JobFailedError, TemporaryError, WireError
-from ..lib import exchange, wire
+from ..lib import context, exchange, wire
+from ..lib.coded_records import NEEDS_MODEL
 from ..lib.exchange import Instruction, Verb
 from ..lib.flower_objects import LinkLostError, RunOverError
 from ..lib.links import NodeLink
+from .model_coding import EdgeCoding
 from .node import Node
 
 __all__ = ["serve"]
@@ -75,6 +78,7 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
     """
     _connect(link, reconnect_for)
     poller = _Poller()
+    coding = _coding(link)
     try:
         while not node.finished:
             try:
@@ -82,7 +86,7 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
                 if message is None:
                     link.wait(poller.next_wait())
                     continue
-                _answer(node, link, message, poller)
+                _answer(node, link, message, poller, coding)
             except RunOverError as error:
                 log.info("a message was for a run that is over (%s)", error)
             except WireError as error:
@@ -95,6 +99,14 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
                 _connect(link, reconnect_for)
     finally:
         link.close()
+
+
+def _coding(link: NodeLink) -> EdgeCoding:
+    document = context.current()
+    if document is None:
+        return EdgeCoding()
+    file = Path(document.run_folder) / "edges" / document.worker / "compression.bin"
+    return EdgeCoding(file, keeps_model=not link.warm)
 
 
 def _connect(link: NodeLink, reconnect_for: float) -> None:
@@ -110,15 +122,22 @@ def _connect(link: NodeLink, reconnect_for: float) -> None:
             link.connect()
 
 
-def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller) -> None:
+def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, coding: EdgeCoding) -> None:
     started = time.monotonic()
     try:
-        content = wire.unpack(message.content)
-        instruction = exchange.read_instruction(content)
+        packed = wire.unpack(message.content)
+        instruction = exchange.read_instruction(packed)
+        content = coding.decode(packed)
     except WireError as error:
         log.warning("a message was left unanswered: %s", error)
         link.reply(Message(Error(code=_MALFORMED, reason=str(error)), reply_to=message))
         return
+    if content is None:
+        log.info("the server is asked for the whole model: this process does not have what its message builds on")
+        reason = "the edge does not have the model that the message builds on"
+        link.reply(Message(Error(code=NEEDS_MODEL, reason=reason), reply_to=message))
+        return
+    del packed
     if instruction.verb is Verb.STOP:
         _confirm(link, message, node)
     try:
@@ -128,8 +147,13 @@ def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller) -> No
     except BaseException as error:
         _tell(link, message, node, error)
         raise
-    reply = Message(wire.pack(record), reply_to=message)
+    reply = Message(wire.pack(coding.encode(record)), reply_to=message)
     _send(link, reply, finished=node.finished)
+    # After the reply: the round does not wait for the disk.
+    if node.finished:
+        coding.forget()
+    else:
+        coding.save()
     poller.after_reply(instruction, time.monotonic() - started)
 
 

@@ -18,6 +18,7 @@ from .durations import Duration
 __all__ = [
     "API_VERSION",
     "Aggregation",
+    "Compression",
     "Dataset",
     "DatasetSource",
     "Document",
@@ -103,6 +104,20 @@ class Edge(_Part):
     env: dict[EnvName, str] = Field(default_factory=dict, description="Environment variables of this edge's worker.")
 
 
+CompressionMethod = Literal["none", "fp16", "int8", "topk"]
+
+
+class Compression(_Part):
+    """How models are coded on the way, in both directions."""
+
+    method: CompressionMethod = Field(
+        default="none",
+        description="`fp16` and `int8` round the change since the last model, with one scale for each array; `topk` "
+        "lets edges send only its largest entries. What one message lacks goes with the next.",
+    )
+    fraction: float = Field(default=0.1, gt=0, le=1, description="With topk: share of an array's entries to send.")
+
+
 class Aggregation(_Part):
     """How the edges' models become one."""
 
@@ -127,6 +142,17 @@ class Aggregation(_Part):
         description="How long the server waits for minEdges edges, at the start and in any round.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Arguments of the strategy's constructor.")
+    compression: CompressionMethod | Compression = Field(
+        default="none",
+        union_mode="left_to_right",
+        description="How models are coded on the way: `none`, `fp16`, `int8`, `topk`, or the method with its options.",
+    )
+
+    @property
+    def model_coding(self) -> Compression:
+        """The compression in its long form."""
+        short = self.compression
+        return short if isinstance(short, Compression) else Compression(method=short)
 
 
 class Output(_Part):

@@ -152,7 +152,8 @@ def architecture(model: Any) -> dict[str, Any]:
     config = json.loads(as_json(config))
     _refuse_foreign(title, config)
     try:
-        keras.saving.deserialize_keras_object(config)
+        # A copy: making a model takes its config apart.
+        keras.saving.deserialize_keras_object(json.loads(as_json(config)))
     except Exception as error:
         # The user's own constructor runs in here.
         raise ModelError(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -38,6 +39,7 @@ class GaussianRouting(keras.layers.Layer):  # type: ignore[misc]
         super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
         self._card = _card(card)
         self._arrays: dict[str, Any] = {}
+        self._refusal = ""
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002
         """Make the weights, whatever the samples' shape."""
@@ -61,7 +63,10 @@ class GaussianRouting(keras.layers.Layer):  # type: ignore[misc]
         parts = ops.reshape(parts, (-1, len(card.task_names), card.components)) + get["log_weights"]
         highest = ops.max(parts, axis=2, keepdims=True)
         scores = ops.squeeze(highest, 2) + ops.log(ops.sum(ops.exp(parts - highest), axis=2))
-        return ops.cast(ops.argmax(scores, axis=1), "int32")
+        # The first of the highest. Not argmax: Keras's uses an operation on bits that LiteRT has not.
+        best = ops.equal(scores, ops.max(scores, axis=1, keepdims=True))
+        tasks = len(card.task_names)
+        return ops.min(ops.where(best, ops.arange(tasks, dtype="int32"), tasks), axis=1)
 
     def compute_output_spec(self, x: Any) -> Any:
         """Return the form of the output."""
@@ -75,7 +80,12 @@ class GaussianRouting(keras.layers.Layer):  # type: ignore[misc]
         """Take over weights of a file, which are checked first."""
         names = list(self._card.shapes())
         found = {name: store[str(i)] for i, name in enumerate(names) if str(i) in store}
-        self.take(GaussianRouter.from_arrays(self._card, found))
+        try:
+            self.take(GaussianRouter.from_arrays(self._card, found))
+        except ModelError as error:
+            # Keras then looks elsewhere in the file, finds nothing there, and would tell of that.
+            self._refusal = self._refusal or str(error)
+            raise ModelError(self._refusal) from error
 
     def take(self, router: GaussianRouter) -> None:
         """Take over a router's arrays."""
@@ -106,8 +116,9 @@ class TaskModels(keras.layers.Layer):  # type: ignore[misc]
 
     def __init__(self, architecture: dict[str, Any], tasks: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._architecture = architecture
-        self.models = [keras.saving.deserialize_keras_object(architecture) for _ in range(tasks)]
+        # As text: making a model takes its config apart.
+        self._architecture = json.dumps(architecture)
+        self.models = [keras.saving.deserialize_keras_object(json.loads(self._architecture)) for _ in range(tasks)]
 
     def build(self, x_shape: Any, task_shape: Any) -> None:  # noqa: ARG002
         """Build the models that were not made with their weights."""
@@ -131,7 +142,11 @@ class TaskModels(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
-        return {**super().get_config(), "architecture": self._architecture, "tasks": len(self.models)}
+        return {**super().get_config(), "architecture": self.architecture(), "tasks": len(self.models)}
+
+    def architecture(self) -> dict[str, Any]:
+        """Return the models' class and config."""
+        return dict(json.loads(self._architecture))
 
 
 @keras.saving.register_keras_serializable(package=_PACKAGE)
@@ -171,7 +186,7 @@ class KerasMultitaskModel(keras.Model):  # type: ignore[misc]
         else:
             task = keras.Input((), dtype="int32", name="task")
             super().__init__(inputs=[x, task], outputs=models(x, task), name=name, **kwargs)
-        self._architecture, self._card, self._models, self._routing = architecture, card, models, routing
+        self._card, self._models, self._routing = card, models, routing
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -258,7 +273,7 @@ class KerasMultitaskModel(keras.Model):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {
-            "architecture": self._architecture,
+            "architecture": self._models.architecture(),
             "router": self._card.model_dump(mode="json"),
             "name": self.name,
             "trainable": self.trainable,

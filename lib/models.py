@@ -203,7 +203,6 @@ def check_saveable(model: object, path: str | os.PathLike[str], *, multitask: bo
         If it cannot be saved or loaded; the message says what to add to the script.
     """
     if multitask:
-        check_saveable(model, path)
         model = two_tasks(model)
     name = f"model{Path(path).suffix}"
     with TemporaryDirectory(prefix="solar-corona-") as folder:

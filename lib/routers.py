@@ -138,9 +138,9 @@ class GaussianRouter:
 
     def embed(self, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """Return the embedding of samples, shape (n, D)."""
-        flat = np.asarray(self._flat(x), np.float32)
+        flat = self._flat(x)
         # NaN compares as False.
-        flat = np.where(np.abs(flat) <= LIMIT, flat, np.float32(0))
+        flat = np.where(np.abs(flat) <= LIMIT, flat, 0).astype(np.float32)
         z = (flat @ self.projection + self.offset).astype(np.float64)
         if self.embedding == "cosine":
             return np.asarray(np.sqrt(2.0 / z.shape[1]) * np.cos(z))

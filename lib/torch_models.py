@@ -77,6 +77,7 @@ def read_into(module: Any, path: Path, *, name: str) -> None:
     ModelError
         If the file is damaged, or its names or shapes are not the module's; nothing is changed then.
     """
+    card = _same_tasks(module, path, name) if is_multitask(module) else None
     own = _state(module)
     arrays = _arrays(path, name, own)
     for wanted in own:
@@ -94,16 +95,24 @@ def read_into(module: Any, path: Path, *, name: str) -> None:
                 f"{name}: weight {found!r} has shape {array.shape}, and this {type(module).__name__} takes "
                 f"{own[found].shape}; make the module with the same sizes"
             )
-    if is_multitask(module):
-        card = router_card(path, name)
-        if card.task_names != module.tasks:
-            raise ModelError(
-                f"{name}: is for the tasks {', '.join(card.task_names)}, and this model for {', '.join(module.tasks)}; "
-                f"load_model(path, module=…) makes the right one"
-            )
-        # The router is checked before anything changes.
-        module.router = router_from(card, {each: arrays.pop(f"{_ROUTER}{each}") for each in card.shapes()})
+    router = None
+    if card is not None:
+        # Checked before anything changes.
+        router = router_from(card, {each: arrays.pop(f"{_ROUTER}{each}") for each in card.shapes()})
     module.load_state_dict({found: torch.from_numpy(array) for found, array in arrays.items()})
+    if router is not None:
+        module.router = router
+
+
+def _same_tasks(module: Any, path: Path, name: str) -> RouterCard:
+    """Return the card of a file's router, which must have the same tasks and form as the model's."""
+    card, own = router_card(path, name), module.router.card()
+    if card.task_names != own.task_names or card.kind != own.kind or card.shapes() != own.shapes():
+        raise ModelError(
+            f"{name}: is for the tasks {', '.join(card.task_names)} ({card.kind} router), and this model for "
+            f"{', '.join(own.task_names)} ({own.kind} router); load_model(path, module=…) makes the right one"
+        )
+    return card
 
 
 def router_card(path: Path, name: str) -> RouterCard:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .spec import Aggregation, DatasetSource, Evaluation, ModelSource
+from .spec import Aggregation, DatasetSource, Evaluation, ModelSource, Tasks
 
 __all__ = ["ContextDocument", "SuperLinkAddress"]
 
@@ -49,3 +49,4 @@ class ContextDocument(_Part):
         description="Public key file of each edge, to let no other in; the server's alone.",
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    tasks: Tasks = Field(default_factory=Tasks)

@@ -22,6 +22,9 @@ __all__ = [
     "RoundEvaluated",
     "RoundFinished",
     "RoundStarted",
+    "TaskPlace",
+    "TasksGrouped",
+    "TransferChosen",
     "Warned",
     "event_adapter",
 ]
@@ -96,12 +99,62 @@ class RoundEvaluated(_Event):
 
 
 class EdgeFinished(_Event):
-    """An edge has the final model; `alone` are its metrics when it trains without the others."""
+    """An edge has the final model.
+
+    `alone` are its metrics when it trains without the others, `one_model` under one model for all where there are
+    groups, `before_finetune` before it went on alone, `tasks` those of each task where it has several.
+    """
 
     event: Literal["edge-finished"] = "edge-finished"
     edge: str
     metrics: dict[str, float]
     alone: dict[str, float] = Field(default_factory=dict)
+    one_model: dict[str, float] = Field(default_factory=dict)
+    before_finetune: dict[str, float] = Field(default_factory=dict)
+    tasks: dict[str, dict[str, float]] = Field(default_factory=dict)
+
+
+class TaskPlace(BaseModel):
+    """One task of one edge: its group, and how near that is beside the next one.
+
+    `own` and `next` are relative distances of the task's data to its group and to the nearest other (`eta`: 0 where
+    they are alike, above about 0.1 where they are not); `map` is its place on a map of all tasks.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    edge: str
+    task: str
+    group: str
+    samples: int
+    own: float
+    next: float | None = None
+    map: tuple[float, float] = (0.0, 0.0)
+    labelled: bool = True
+
+
+class TasksGrouped(_Event):
+    """Which tasks of which edges are taken as similar, from a round on."""
+
+    event: Literal["tasks-grouped"] = "tasks-grouped"
+    round: int
+    reason: str
+    tasks: list[TaskPlace]
+    tree: list[tuple[int, int, float]] = Field(
+        default_factory=list,
+        description="How groups came about: two nodes and their distance; the tasks are the first nodes, in order.",
+    )
+    signature_bytes: int = 0
+
+
+class TransferChosen(_Event):
+    """What groups take from each other from a round on, and what was measured for that."""
+
+    event: Literal["transfer-chosen"] = "transfer-chosen"
+    round: int
+    group: str
+    choice: str
+    reason: str
+    gains: dict[str, float] = Field(default_factory=dict)
 
 
 class Warned(_Event):
@@ -135,6 +188,8 @@ Event = Annotated[
     | RoundFinished
     | RoundEvaluated
     | EdgeFinished
+    | TasksGrouped
+    | TransferChosen
     | Warned
     | JobFinished
     | JobFailed,

@@ -129,6 +129,7 @@ def plan(file: JobFile, place: Placement) -> Plan:
                     edges=[edge.name for edge in spec.edges],
                     edge_keys={e.name: f"{place.keys}/edge-{e.name}.pub" for e in spec.edges} if tls else {},
                     evaluation=spec.evaluation,
+                    tasks=spec.tasks,
                 ),
             ),
             *(_edge(file, place, edge) for edge in spec.edges),
@@ -180,6 +181,7 @@ def _edge(file: JobFile, place: Placement, edge: Edge) -> Worker:
             output_model=f"{folder}/edges/{edge.name}/{model_name}",
             superlink=_address(place, edge.name, tls=spec.security.tls),
             evaluation=spec.evaluation,
+            tasks=spec.tasks,
         ),
     )
 

@@ -31,6 +31,7 @@ __all__ = [
     "ModelSource",
     "Output",
     "Security",
+    "Tasks",
 ]
 
 API_VERSION: Literal["solar-corona.io/v1alpha1"] = "solar-corona.io/v1alpha1"
@@ -155,6 +156,38 @@ class Aggregation(_Part):
         return short if isinstance(short, Compression) else Compression(method=short)
 
 
+class Tasks(_Part):
+    """How an edge divides its samples into tasks, where they are of several."""
+
+    task_attribute: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Array (npz) or column (csv, parquet) that says which task each sample is of, such as `season`.",
+    )
+    division: Annotated[str, StringConstraints(pattern=r"^(none|discovery|[\w.]+:\w+)$")] = Field(
+        default="none",
+        description="Without taskAttribute: `none` (an edge is one task), `discovery` (found from the samples "
+        "themselves), or your own `module:function`, called with x and y, which returns a task for each sample.",
+    )
+    chunk: int | None = Field(
+        default=None,
+        ge=2,
+        le=1_000_000,
+        description="So many samples in a row belong together and are of one task, as in a stream.",
+    )
+    min_samples: int = Field(
+        default=20, ge=1, le=1_000_000, description="A task with fewer samples joins the edge's largest."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Tasks:
+        if self.task_attribute is not None and self.division != "none":
+            raise ValueError(
+                f"tasks.taskAttribute is {self.task_attribute!r} and tasks.division is {self.division!r}; keep one"
+            )
+        return self
+
+
 class Output(_Part):
     """What a job leaves behind."""
 
@@ -186,7 +219,8 @@ class Evaluation(_Part):
 
     alone: bool = Field(
         default=False,
-        description="Also train each edge alone, for as many epochs, to show what the federation gained.",
+        description="Also train each edge alone, for as many epochs, and one model for all where there are groups, "
+        "to show what the federation gained.",
     )
 
 
@@ -216,6 +250,7 @@ class FederatedLearningSpec(_Part):
     )
     aggregation: Aggregation = Field(default_factory=Aggregation, description="How models are aggregated.")
     edges: list[Edge] = Field(min_length=1, max_length=10_000, description="The edges that take part.")
+    tasks: Tasks = Field(default_factory=Tasks, description="How each edge divides its samples into tasks.")
     model: str | ModelSource | None = Field(
         default=None,
         union_mode="left_to_right",

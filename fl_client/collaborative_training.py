@@ -8,14 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.context_document import ContextDocument
 from ..core.errors import ModelError
 from ..lib import context, models
+from ..lib.datasets import loaded_tasks
 from ..lib.links import NodeLink, current_link
 from ..lib.trainable import Trainable
+from .edge_data import EdgeData
 from .loaders import summarize
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
+
+    from ..lib.exchange import Weights
 
 __all__ = ["fit"]
 
@@ -65,7 +72,8 @@ def fit(
     Returns
     -------
     model
-        The object that was passed, with the job's final weights.
+        The object that was passed, with the job's final weights; where this edge's samples are of several tasks with
+        models of their own, a model that serves all of them.
 
     Raises
     ------
@@ -75,6 +83,7 @@ def fit(
         If the job failed elsewhere.
     """
     document, link = context.current(), current_link()
+    loaders = (train_loader, test_loader)
     if model is None:
         raise ModelError("fit() got no model; pass model=…")
     work = _trainable(
@@ -93,9 +102,8 @@ def fit(
     )
     if document is None or (document.superlink is None and link is None):
         _alone(work)
-    else:
-        _together(work, document, link or _connection(document), aggregation_algorithm)
-    return model
+        return model
+    return _together(work, document, link or _connection(document), aggregation_algorithm, _data(document, *loaders))
 
 
 @dataclass(frozen=True)
@@ -158,9 +166,12 @@ def _connection(document: ContextDocument) -> NodeLink:
     )
 
 
-def _together(work: _Work, document: ContextDocument, link: NodeLink, algorithm: str | None) -> None:
+def _together(
+    work: _Work, document: ContextDocument, link: NodeLink, algorithm: str | None, data: EdgeData | None
+) -> Any:
     # Engines come last: a script that runs alone needs no Flower.
     from .node import Node
+    from .task_models import model_for_all_tasks
     from .warm_node import serve
 
     output = document.output_model or "model.keras"
@@ -174,10 +185,29 @@ def _together(work: _Work, document: ContextDocument, link: NodeLink, algorithm:
         export=partial(_export, work.model, Path(output).name) if work.saveable else None,
         algorithm=algorithm,
         warm=link.warm,
+        data=data,
     )
     serve(node, link)
-    models.remember(work.model, round=node.round, metrics=node.metrics)
+    result = work.model if data is None else model_for_all_tasks(work.model, node, data)
+    models.remember(result, round=node.round, metrics=node.metrics)
+    return result
 
 
-def _export(model: Any, name: str, folder: Path) -> Path:
-    return Path(models.save_model(model, folder / name))
+def _data(document: ContextDocument, train_loader: Any, test_loader: Any) -> EdgeData | None:
+    """Return the samples behind the loaders, with what the job's data says of their tasks."""
+    if train_loader is None:
+        return None
+    return EdgeData(
+        train_loader,
+        test_loader,
+        tasks=document.tasks,
+        train_tasks=loaded_tasks("trainData"),
+        eval_tasks=loaded_tasks("evalData"),
+    )
+
+
+def _export(model: Any, name: str, folder: Path, weights: Sequence[Weights], content: RecordDict) -> Path:
+    from .task_models import model_of_all_groups
+
+    whole = model if len(weights) < 2 else model_of_all_groups(model, weights, content)
+    return Path(models.save_model(whole, folder / name))

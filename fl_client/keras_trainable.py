@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ModelError
 from ..lib.trainable import Scalar
-from .loaders import LoaderSummary, first_batch, is_arrays, summarize
+from .loaders import LoaderSummary, Part, first_batch, is_arrays, summarize
 
 __all__ = ["KerasTrainable"]
 
@@ -63,6 +63,8 @@ class KerasTrainable:
             "verbose": verbose,
         }
         self._batch_size = batch_size
+        self._parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
+        self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._keep = keep_optimizer_state
         self._build(train_loader)
         if loss is not None:
@@ -119,24 +121,47 @@ class KerasTrainable:
         mu = config.get("proximal-mu", 0.0)
         if isinstance(mu, int | float) and mu > 0 and not anchored:
             fit["callbacks"] = [*self._fit["callbacks"], _ProximalPull(float(mu))]  # type: ignore[misc]
-        if is_arrays(self._train_loader):
+        samples = self.summary.samples
+        if self._chosen[0] is not None:
+            samples = len(self._chosen[0])
+            fit |= {"batch_size": self._parts[0].batch_size, "steps_per_epoch": None}
+            history = model.fit(*self._parts[0].of(self._chosen[0]), **fit)
+        elif is_arrays(self._train_loader):
             history = model.fit(*self._train_loader, **fit)
         else:
             fit.pop("batch_size")
             history = model.fit(self._train_loader, **fit)
         self._mark_training(training=False)
-        return self.summary.samples, {name: float(values[-1]) for name, values in history.history.items() if values}
+        return samples, {name: float(values[-1]) for name, values in history.history.items() if values}
 
     def evaluate(self) -> tuple[int, Mapping[str, float]]:
         """Run `model.evaluate` on the test loader; without one there are no metrics."""
         if self._test_loader is None:
             return 0, {}
         self._mark_training(training=False)
+        if self._chosen[1] is not None:
+            return len(self._chosen[1]), self._measure(self._parts[1], self._chosen[1])
         if is_arrays(self._test_loader):
             metrics = self.model.evaluate(*self._test_loader, batch_size=self._batch_size, verbose=0, return_dict=True)
         else:
             metrics = self.model.evaluate(self._test_loader, verbose=0, return_dict=True)
         return self.eval_samples, {name: float(value) for name, value in metrics.items()}
+
+    def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
+        """Train and evaluate from now on with these samples alone, by their places; None stands for all."""
+        self._chosen = (train, evaluate)
+
+    def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
+        """Return the metrics on some of the training samples, or on all."""
+        self._mark_training(training=False)
+        return self._measure(self._parts[0], indices)
+
+    def _measure(self, part: Part, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
+        x, y = part.of(indices)
+        if not len(x):
+            return {}
+        metrics = self.model.evaluate(x, y, batch_size=part.batch_size, verbose=0, return_dict=True)
+        return {name: float(value) for name, value in metrics.items()}
 
     def _mark_training(self, *, training: bool) -> None:
         if hasattr(self.model.loss, "set_training"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import DatasetError
 
-__all__ = ["LoaderSummary", "first_batch", "is_arrays", "summarize"]
+__all__ = ["LoaderSummary", "Part", "arrays_of", "first_batch", "is_arrays", "summarize"]
 
 _MOST_CLASSES = 100_000
 
@@ -25,6 +25,39 @@ class LoaderSummary:
 
     samples: int
     class_counts: NDArray[np.int64] | None = None
+
+
+class Part:
+    """Some of a loader's samples, as arrays and in batches of the loader's own size.
+
+    Parameters
+    ----------
+    loader
+        A pair of arrays, or an iterable of batches; read once, when a part is first asked for.
+    batch_size
+        Samples in a batch; by default as many as the loader's first batch has, or 32.
+    """
+
+    def __init__(self, loader: Any, *, batch_size: int | None = None) -> None:
+        self._loader, self._given = loader, batch_size
+        self._whole: tuple[NDArray[Any], NDArray[Any]] | None = None
+
+    def of(self, indices: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return x and y of the samples at some places, or of all."""
+        if self._whole is None or is_arrays(self._loader):  # a pair of arrays may have been changed in place
+            x, y = arrays_of(self._loader)
+            assert y is not None
+            self._whole = x, y
+        x, y = self._whole
+        return (x, y) if indices is None else (x[indices], y[indices])
+
+    @property
+    def batch_size(self) -> int:
+        """Samples in a batch."""
+        if self._given is None:
+            batch = None if is_arrays(self._loader) else first_batch(self._loader)
+            self._given = len(batch[1]) if batch is not None and hasattr(batch[1], "__len__") else 32
+        return self._given
 
 
 def is_arrays(loader: Any) -> bool:
@@ -58,6 +91,30 @@ def _batches(loader: Any) -> Iterator[Any]:
 def first_batch(loader: Any) -> Any:
     """Return the first batch, or None if there is none."""
     return next(_batches(loader), None)
+
+
+def arrays_of(loader: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return all samples of `loader` as the arrays x and y, in the order in which it gives them.
+
+    Raises
+    ------
+    DatasetError
+        If its batches are no pairs of single arrays.
+    """
+    if is_arrays(loader):
+        return np.asarray(loader[0]), np.asarray(loader[1])
+    xs, ys = [], []
+    for batch in _batches(loader):
+        if not isinstance(batch, tuple | list) or len(batch) < 2 or isinstance(batch[0], tuple | list | dict):
+            raise DatasetError(
+                f"tasks can be told apart only where a loader gives batches of (x, y) with x one array, and this one "
+                f"gave {type(batch[0] if isinstance(batch, tuple | list) and batch else batch).__name__}"
+            )
+        xs.append(np.asarray(batch[0]))
+        ys.append(_labels(batch[1])[1])
+    if not xs:
+        return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
+    return np.concatenate(xs), np.concatenate(ys)
 
 
 def summarize(loader: Any, *, limit: int | None = None) -> LoaderSummary:

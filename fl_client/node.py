@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,14 +15,20 @@ from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from ..core.errors import JobFailedError, WireError
 from ..lib import exchange
-from ..lib.exchange import Answer, Instruction, Verb
+from ..lib.exchange import Answer, Instruction, Verb, Weights, WorkOrder
+from ..lib.questions import Question
 from ..lib.records import arrays_in, configs_in
 from ..lib.trainable import Scalar, Trainable
+from .edge_data import EdgeData, Split
+from .orders import Finished, Orders, order_of
+from .survey import Survey
 
 __all__ = ["Exporter", "Node"]
 
-Exporter = Callable[[Path], Path]
-"""Saves the model into a folder and returns the file or folder it wrote."""
+Exporter = Callable[[Path, Sequence[Weights], RecordDict], Path]
+"""Saves the models, given by their weights, into a folder and returns the file or folder it wrote."""
+
+log = logging.getLogger(__name__)
 
 
 class Node:
@@ -41,6 +48,8 @@ class Node:
         The aggregation algorithm that the script asks for.
     warm
         Whether this object lives for the whole job.
+    data
+        The samples themselves, for questions about them and for several tasks; None where only the model has them.
     """
 
     def __init__(
@@ -53,13 +62,17 @@ class Node:
         export: Exporter | None = None,
         algorithm: str | None = None,
         warm: bool = True,
+        data: EdgeData | None = None,
     ) -> None:
         self.edge = edge
         self.finished = False
         self.metrics: dict[str, float] = {}
         self.round = 0
+        self.result: Finished | None = None
         self._trainable = trainable
         self._export = export
+        self._orders = Orders(trainable, eval_samples=eval_samples)
+        self.survey = Survey(data, self._orders, edge=edge)
         self._first = exchange.to_arrays(trainable.get_weights())
         self.about = Answer(
             edge=edge,
@@ -88,6 +101,11 @@ class Node:
         record, answer = self._work(instruction, content)
         return exchange.attach(record, answer.model_copy(update={"seconds": time.monotonic() - started}))
 
+    @property
+    def split(self) -> Split | None:
+        """The edge's tasks, where they were ever told apart."""
+        return self._orders.split
+
     def failure(self, error: BaseException) -> RecordDict:
         """Return the reply that tells the server that the script raised `error`."""
         text = _writable("".join(traceback.format_exception(error)))
@@ -101,6 +119,8 @@ class Node:
                 return RecordDict(), self.about.model_copy(update={"arrays": specs})
             case Verb.INITIAL:
                 return RecordDict({"arrays": self._first}), self.about
+            case Verb.QUERY:
+                return self.survey.respond(Question.from_content(content)).to_content(), self.about
             case Verb.TRAIN:
                 return self._train(instruction, content), self.about
             case Verb.EXPORT:
@@ -108,38 +128,44 @@ class Node:
             case Verb.FINISH:
                 return self._finish(instruction, content)
             case _:
-                self._take(content)
-                return RecordDict({"metrics": self._evaluate()}), self.about
-
-    def _take(self, content: RecordDict) -> None:
-        arrays = next(iter(arrays_in(content).values()), None)
-        if arrays is None:
-            raise WireError("a message that should carry a model carries none")
-        self._trainable.set_weights(exchange.to_weights(arrays))
+                return self._evaluate(order_of(content), content), self.about
 
     def _train(self, instruction: Instruction, content: RecordDict) -> RecordDict:
-        self._take(content)
-        record = RecordDict()
-        if instruction.evaluate and self.about.eval_samples:
-            record[exchange.EVALUATION] = self._evaluate()
-        samples, metrics = self._trainable.train(_config(content))
-        record["arrays"] = exchange.to_arrays(self._trainable.get_weights())
-        record["metrics"] = exchange.to_metrics(samples, metrics)
+        order = order_of(content)
+        if order.notice:
+            log.warning("%s", order.notice)
+        record = self._orders.train(order, content, _config(content), evaluate=instruction.evaluate)
+        self._remember(record.get(exchange.EVALUATION))
+        changed = self.survey.look_again()
+        if changed is not None:
+            record.update(changed.to_content())
         return record
 
-    def _evaluate(self) -> MetricRecord:
-        samples, metrics = self._trainable.evaluate()
-        self.metrics = {name: float(value) for name, value in metrics.items()}
-        return exchange.to_metrics(samples, metrics)
+    def _evaluate(self, order: WorkOrder, content: RecordDict) -> RecordDict:
+        record = self._orders.evaluate(order, content)
+        record["metrics"] = record.pop(exchange.EVALUATION)
+        self._remember(record["metrics"])
+        return record
+
+    def _remember(self, metrics: object) -> None:
+        if isinstance(metrics, MetricRecord):
+            self.metrics = {
+                name: float(value)
+                for name, value in metrics.items()
+                if name != "num-examples" and isinstance(value, int | float)
+            }
 
     def _export_model(self, content: RecordDict) -> tuple[RecordDict, Answer]:
         from ..lib.models import model_bytes
 
-        self._take(content)
         if self._export is None:
             return RecordDict(), self.about
+        models = [exchange.to_weights(arrays) for arrays in arrays_in(content).values()]
+        if not models:
+            raise WireError("a message that should carry a model carries none")
+        self._trainable.set_weights(models[0])
         with TemporaryDirectory(prefix="solar-corona-") as folder:
-            path = self._export(Path(folder))
+            path = self._export(Path(folder), models, content)
             record = RecordDict({"model": ConfigRecord({"data": model_bytes(path)})})
             return record, self.about.model_copy(update={"suffix": path.suffix})
 
@@ -150,12 +176,19 @@ class Node:
             for _ in range(instruction.alone_epochs):
                 self._trainable.train({})
             alone = {name: float(value) for name, value in self._trainable.evaluate()[1].items()}
-        self._take(content)
+        self.result = result = self._orders.finish(order_of(content), content, _config(content))
+        self.metrics = result.metrics
         record = RecordDict()
         if self.about.eval_samples:
-            record["metrics"] = self._evaluate()
+            record["metrics"] = exchange.to_metrics(self.about.eval_samples, result.metrics)
         self.finished = True
-        return record, self.about.model_copy(update={"alone": alone})
+        said = {
+            "alone": alone,
+            "one_model": result.one_model,
+            "before_finetune": result.before_finetune,
+            "tasks": result.tasks,
+        }
+        return record, self.about.model_copy(update=said)
 
 
 def _writable(text: str) -> str:
@@ -167,6 +200,6 @@ def _config(content: RecordDict) -> dict[str, Scalar]:
     """Return the strategy's configuration: every ConfigRecord but ours."""
     found: dict[str, Scalar] = {}
     for key, value in configs_in(content).items():
-        if key != exchange.CONTROL:
+        if key not in (exchange.CONTROL, exchange.ORDER):
             found.update({k: v for k, v in value.items() if isinstance(v, int | float | str | bool)})
     return found

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ModelError
 from ..lib.trainable import Scalar
-from .loaders import LoaderSummary, summarize
+from .loaders import LoaderSummary, Part, summarize
 
 __all__ = ["TorchTrainable"]
 
@@ -60,6 +60,8 @@ class TorchTrainable:
         self._fresh = None if keep_optimizer_state else self._optimizer.state_dict()
         self.summary = summary or summarize(train_loader)
         self.eval_samples = summarize(test_loader).samples if test_loader is not None else 0
+        self._parts = (Part(train_loader), Part(test_loader))
+        self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def get_weights(self) -> Mapping[str, NDArray[np.generic]]:
@@ -81,7 +83,7 @@ class TorchTrainable:
         total = 0.0
         for _ in range(self._epochs):
             total = 0.0
-            for x, y in self._train_loader:
+            for x, y in self._batches():
                 self._optimizer.zero_grad()
                 loss = self._loss(self.model(x.to(self._device)), y.to(self._device))
                 total += float(loss.detach()) * len(y)
@@ -90,17 +92,41 @@ class TorchTrainable:
                     loss = loss + pull / 2 * sum(((p - a) ** 2).sum() for p, a in near)
                 loss.backward()
                 self._optimizer.step()
-        return self.summary.samples, {"loss": total / max(self.summary.samples, 1)}
+        samples = self.summary.samples if self._chosen[0] is None else len(self._chosen[0])
+        return samples, {"loss": total / max(samples, 1)}
+
+    def _batches(self) -> Iterable[Any]:
+        """Return the batches to train on: the loader's own, or new ones of the samples in use, mixed."""
+        chosen = self._chosen[0]
+        if chosen is None:
+            return self._train_loader  # type: ignore[no-any-return]
+        x, y = self._parts[0].of(chosen[torch.randperm(len(chosen)).numpy()])
+        return _in_batches(x, y, self._parts[0].batch_size)
+
+    def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
+        """Train and evaluate from now on with these samples alone, by their places; None stands for all."""
+        self._chosen = (train, evaluate)
+
+    def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
+        """Return the metrics on some of the training samples, or on all."""
+        x, y = self._parts[0].of(indices)
+        return self._measure(_in_batches(x, y, self._parts[0].batch_size), len(x))
 
     def evaluate(self) -> tuple[int, Mapping[str, float]]:
         """Return loss and accuracy on the test loader."""
         if self._test_loader is None:
             return 0, {}
+        if self._chosen[1] is not None:
+            x, y = self._parts[1].of(self._chosen[1])
+            return len(x), self._measure(_in_batches(x, y, self._parts[1].batch_size), len(x))
+        return self.eval_samples, self._measure(self._test_loader, self.eval_samples)
+
+    def _measure(self, batches: Iterable[Any], samples: int) -> Mapping[str, float]:
         self.model.eval()
         loss = score = 0.0
         scored = self._metric is not None
         with torch.no_grad():
-            for x, y in self._test_loader:
+            for x, y in batches:
                 output, target = self.model(x.to(self._device)), y.to(self._device)
                 loss += float(self._loss(output, target)) * len(y)
                 if self._metric is not None:
@@ -108,5 +134,10 @@ class TorchTrainable:
                 elif output.ndim == 2 and not target.is_floating_point():
                     scored = True
                     score += float((output.argmax(dim=1) == target.reshape(-1)).sum())
-        n = max(self.eval_samples, 1)
-        return self.eval_samples, {"loss": loss / n, **({"accuracy": score / n} if scored else {})}
+        n = max(samples, 1)
+        return {"loss": loss / n, **({"accuracy": score / n} if scored else {})}
+
+
+def _in_batches(x: NDArray[Any], y: NDArray[Any], size: int) -> Iterator[tuple[Any, Any]]:
+    for start in range(0, len(x), size):
+        yield torch.from_numpy(x[start : start + size].copy()), torch.from_numpy(y[start : start + size].copy())

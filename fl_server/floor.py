@@ -18,8 +18,8 @@ from ..core.events import (
     Warned,
 )
 from ..lib import exchange
-from ..lib.exchange import ArraySpec, Instruction, Verb
-from ..lib.records import arrays_in
+from ..lib.exchange import ArraySpec, Instruction, Verb, read_order
+from ..lib.records import arrays_in, with_content
 from ..strategies.nodes import ReadyNodes
 from .mail import Mail, Outgoing, Reply, Sent
 from .roster import Member, Roster
@@ -34,8 +34,8 @@ __all__ = [
     "Round",
     "WaitsForMoreError",
     "model_of",
+    "models_of",
     "numbers",
-    "with_content",
 ]
 
 _LOOK_EVERY = 1.0
@@ -211,7 +211,8 @@ class Floor:
         if instruction.round != state.number:
             self._emit(EdgeLeftOut(edge=edge, round=instruction.round, reason="its reply came after the round's end"))
             return None
-        fault = train_fault(reply, self._specs)
+        out = state.asked.get(edge)
+        fault = train_fault(reply, self._specs, read_order(out.content) if out is not None else None)
         if fault is not None:
             self._emit(EdgeLeftOut(edge=edge, round=state.number, reason=fault))
             state.refused.add(edge)
@@ -219,23 +220,28 @@ class Floor:
         state.replied.add(edge)
         state.seconds = max(state.seconds, reply.answer.seconds if reply.answer else 0.0)
         self._keep_evaluation(state, edge, reply, reply.content.get(exchange.EVALUATION))
-        seen = {k: v for k, v in reply.content.items() if k not in (exchange.CONTROL, exchange.EVALUATION)}
+        seen = {
+            k: v for k, v in reply.content.items() if k != exchange.CONTROL and not k.startswith(exchange.EVALUATION)
+        }
         return with_content(reply.message, seen | self._metrics_alike(state, edge, seen))
 
     def _metrics_alike(self, state: Round, edge: str, seen: dict[str, Any]) -> dict[str, MetricRecord]:
         """Return a reply's metrics under the names of the round's first, as strategies average no others."""
-        key, metrics = next((k, v) for k, v in seen.items() if isinstance(v, MetricRecord))
-        if state.metrics is None:
-            state.metrics = metrics
-        if set(metrics) != set(state.metrics):
-            self._emit(
-                Warned(
-                    message=f"{edge} reports {', '.join(sorted(metrics))} in round {state.number}, where another "
-                    f"edge reports {', '.join(sorted(state.metrics))}; its model counts, its other metrics do not"
+        alike: dict[str, MetricRecord] = {}
+        for key, metrics in seen.items():
+            if not isinstance(metrics, MetricRecord):
+                continue
+            usual = state.metrics = state.metrics if state.metrics is not None else metrics
+            alike[key] = metrics
+            if set(metrics) != set(usual):
+                self._emit(
+                    Warned(
+                        message=f"{edge} reports {', '.join(sorted(metrics))} in round {state.number}, where another "
+                        f"edge reports {', '.join(sorted(usual))}; its model counts, its other metrics do not"
+                    )
                 )
-            )
-            metrics = MetricRecord({name: metrics.get(name, value) for name, value in state.metrics.items()})
-        return {key: metrics}
+                alike[key] = MetricRecord({name: metrics.get(name, value) for name, value in usual.items()})
+        return alike
 
     def _keep_evaluation(self, state: Round, edge: str, reply: Reply, metrics: Any) -> None:
         if not isinstance(metrics, MetricRecord):
@@ -244,7 +250,8 @@ class Floor:
         if fault is not None:
             self._emit(EdgeLeftOut(edge=edge, round=state.number - 1, reason=fault))
             return
-        state.evaluations.append((edge, with_content(reply.message, {"metrics": metrics})))
+        each = {k: v for k, v in reply.content.items() if k.startswith(f"{exchange.EVALUATION}/")}
+        state.evaluations.append((edge, with_content(reply.message, {"metrics": metrics, **each})))
 
     def _view(self, fits: Callable[[Member], bool], *, patience: float) -> ReadyNodes:
         """Return who can be asked, to a strategy that may wait until they are enough for it, but not for ever."""
@@ -264,7 +271,11 @@ class Floor:
                 )
             return found
 
-        return ReadyNodes(ready)
+        return ReadyNodes(ready, edge_of=self._edge_of)
+
+    def _edge_of(self, node_id: int) -> str:
+        member = self._roster.member_of(node_id)
+        return member.edge if member is not None else str(node_id)
 
     def _call(self, step: str, call: Callable[[Strategy], _T]) -> _T:
         """Call the strategy; what it raises is reported as its own."""
@@ -283,12 +294,9 @@ def model_of(content: RecordDict) -> ArrayRecord | None:
     return next(iter(arrays_in(content).values()), None)
 
 
-def with_content(message: Message, records: dict[str, Any]) -> Message:
-    """Return a message with the same sender and other content; the original stays as it is."""
-    copy = Message.__new__(Message)
-    copy.__dict__.update(message.__dict__)
-    copy.content = RecordDict(records)
-    return copy
+def models_of(content: RecordDict) -> list[int]:
+    """Return what tells a message's models from other objects: the same numbers, so the very same models."""
+    return [id(arrays) for arrays in arrays_in(content).values()]
 
 
 def numbers(metrics: Any) -> dict[str, float]:

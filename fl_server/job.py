@@ -56,6 +56,7 @@ class ServerJob:
             aggregation.options,
             min_edges=self._limits.min_edges,
             fraction=aggregation.fraction,
+            job={"rounds": aggregation.rounds, "compare_global": document.evaluation.alone},
         )
         self._checkpoints = Checkpoints(self._folder.checkpoint)
         self._progress = Progress()

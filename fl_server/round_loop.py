@@ -28,6 +28,8 @@ from ..core.events import (
 )
 from ..lib import exchange
 from ..lib.exchange import Instruction, Verb
+from ..lib.records import with_content
+from ..strategies.extensions import AsksEdges, PerEdge, TellsEvents
 from .floor import (
     LEAST_PATIENCE,
     LOOK_EVERY_WAITING,
@@ -37,10 +39,11 @@ from .floor import (
     Round,
     WaitsForMoreError,
     model_of,
+    models_of,
     numbers,
 )
 from .mail import Mail, Outgoing, Sent
-from .roster import Roster
+from .roster import Member, Roster
 from .screening import model_fault, of_form
 
 __all__ = ["ExportedModel", "Limits", "Progress", "RoundLoop"]
@@ -111,8 +114,9 @@ class RoundLoop(Floor):
         self._finish()
 
     def _round(self, number: int) -> None:
-        arrays = self._model()
         self._wait_for_edges(f"round {number} can start")
+        self._query(number)
+        arrays = self._model()
         started, down, up = time.monotonic(), self._mail.bytes_down, self._mail.bytes_up
         state = Round(number)
         view = self._view(lambda m: m.can_train, patience=self._limits.start_deadline)
@@ -146,6 +150,41 @@ class RoundLoop(Floor):
         )
         self._report_evaluation(number - 1, state.evaluations)
         self._to_evaluate = self._evaluation(number)
+        self._emit_told()
+
+    def _query(self, number: int) -> None:
+        """Let a strategy that asks edges before they train do so, as often as it has questions."""
+        strategy = self._strategy
+        if not isinstance(strategy, AsksEdges):
+            return
+        while True:
+            view, arrays = self._view(lambda m: m.can_train, patience=LEAST_PATIENCE), self._model()
+            messages = self._call("configure_query", lambda _: list(strategy.configure_query(number, arrays, view)))  # noqa: B023
+            if not messages:
+                return
+            instruction = Instruction(verb=Verb.QUERY, round=number, slowest=self._progress.slowest)
+            self._mail.send([Outgoing(m.metadata.dst_node_id, m.content, instruction) for m in messages])
+            replies = self._query_replies({m.metadata.dst_node_id for m in messages})
+            self._call("aggregate_query", lambda _: strategy.aggregate_query(number, replies))  # noqa: B023
+            self._emit_told()
+
+    def _query_replies(self, asked: set[int]) -> list[Message]:
+        replies: list[Message] = []
+        end = time.monotonic() + self._limits.round_deadline
+        while time.monotonic() < end and any(self._owes(node_id) for node_id in asked):
+            for reply in self._step():
+                if reply.sent.instruction.verb is Verb.QUERY and reply.error is None:
+                    replies.append(with_content(reply.message, dict(reply.content.items())))
+            self._mail.wait(max(end - time.monotonic(), 0.01))
+        for node_id in asked:
+            self._mail.forget(node_id)  # who is late is asked anew in the next round
+        return replies
+
+    def _emit_told(self) -> None:
+        """Pass on what a strategy has to tell."""
+        if isinstance(self._strategy, TellsEvents):
+            for event in self._strategy.take_events():
+                self._emit(event)
 
     def _evaluation(self, number: int) -> list[Message]:
         """Return whom the strategy lets evaluate the round's model."""
@@ -169,7 +208,7 @@ class RoundLoop(Floor):
             ) from error
 
     def _train_messages(self, state: Round, messages: list[Message]) -> Iterator[Outgoing]:
-        evaluate = {m.metadata.dst_node_id: model_of(m.content) for m in self._to_evaluate}
+        evaluate = {m.metadata.dst_node_id: models_of(m.content) for m in self._to_evaluate}
         # Before the first round, and after a resume, nobody has been asked to evaluate the model that is at hand.
         first = state.number == self._entered_at
         for message in messages:
@@ -177,8 +216,8 @@ class RoundLoop(Floor):
             member = self._roster.member_of(node_id)
             if member is None:
                 continue
-            # The same object, so the same model: what was to be evaluated is what is trained on.
-            same = first or (node_id in evaluate and evaluate[node_id] is model_of(message.content))
+            # The same objects, so the same models: what was to be evaluated is what is trained on.
+            same = first or evaluate.get(node_id) == models_of(message.content)
             instruction = Instruction(
                 verb=Verb.TRAIN,
                 round=state.number,
@@ -191,11 +230,11 @@ class RoundLoop(Floor):
 
     def _evaluate_messages(self, state: Round, train: list[Message]) -> Iterator[Outgoing]:
         """Yield the evaluations that no train message does along the way."""
-        trained = {m.metadata.dst_node_id: model_of(m.content) for m in train}
+        trained = {m.metadata.dst_node_id: models_of(m.content) for m in train}
         for message in self._to_evaluate:
             node_id = message.metadata.dst_node_id
             member = self._roster.member_of(node_id)
-            if member is not None and (node_id not in trained or trained[node_id] is not model_of(message.content)):
+            if member is not None and trained.get(node_id) != models_of(message.content):
                 yield Outgoing(node_id, message.content, Instruction(verb=Verb.EVALUATE, round=state.number - 1))
 
     def _train_replies(self, state: Round) -> Iterator[Message]:
@@ -290,8 +329,11 @@ class RoundLoop(Floor):
         )
 
     def _export(self) -> ExportedModel | None:
-        content = RecordDict({"arrays": self._model()})
+        strategy = self._strategy
         self._wait_for_edges("the final model can be saved", at_least=1)
+        content = RecordDict({"arrays": self._model()})
+        if isinstance(strategy, PerEdge):
+            content = self._call("content_to_save", lambda _: strategy.content_to_save())
         tried: set[str] = set()
         while member := next((m for m in self._roster.idle() if m.unfit is None and m.edge not in tried), None):
             tried.add(member.edge)
@@ -302,9 +344,16 @@ class RoundLoop(Floor):
                 return ExportedModel(data, reply.answer.suffix, member.edge)
         return None
 
+    def _final_contents(self) -> Callable[[Member], RecordDict]:
+        """Return what gives each edge its final model: the same for all, or the strategy's choice."""
+        same, strategy = RecordDict({"arrays": self._model()}), self._strategy
+        if not isinstance(strategy, PerEdge):
+            return lambda _: same
+        return lambda member: self._call("content_for", lambda _: strategy.content_for(member.edge))
+
     def _finish(self) -> None:
         """Hand the final model to every edge, also to one that is late, and take its last evaluation."""
-        content = RecordDict({"arrays": self._model()})
+        content = self._final_contents()
         finish = Instruction(
             verb=Verb.FINISH,
             round=self._progress.round,
@@ -316,7 +365,7 @@ class RoundLoop(Floor):
         end = time.monotonic() + self._limits.round_deadline * max(1, self._limits.alone_epochs)
         while time.monotonic() < end:
             fresh = [m for m in self._roster.idle() if m.unfit is None and m.node_id not in names]
-            self._mail.send([Outgoing(m.node_id, content, finish) for m in fresh])
+            self._mail.send([Outgoing(m.node_id, content(m), finish) for m in fresh])
             names.update({m.node_id: m.edge for m in fresh})
             late = [m for m in self._roster.members() if m.unfit is None and m.node_id not in names]
             if not late and not any(self._owes(node_id) for node_id in names):
@@ -330,8 +379,17 @@ class RoundLoop(Floor):
                     continue
                 metrics = reply.content.get("metrics")
                 self._keep_evaluation(state, edge, reply, metrics)
-                alone = reply.answer.alone if reply.answer is not None else {}
-                self._emit(EdgeFinished(edge=edge, metrics=numbers(metrics), alone=alone))
+                said = reply.answer
+                self._emit(
+                    EdgeFinished(
+                        edge=edge,
+                        metrics=numbers(metrics),
+                        alone=said.alone if said is not None else {},
+                        one_model=said.one_model if said is not None else {},
+                        before_finetune=said.before_finetune if said is not None else {},
+                        tasks=said.tasks if said is not None else {},
+                    )
+                )
             self._mail.wait(max(end - time.monotonic(), 0.01))
         self._report_evaluation(self._progress.round, state.evaluations)
         for member in self._roster.idle():

@@ -6,10 +6,10 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from tokenize import TokenError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,16 @@ __all__ = ["READERS", "Reading", "encode_labels"]
 
 Array = npt.NDArray[Any]
 Labels = tuple[Array, tuple[str, ...]]
-Arrays = tuple[Array, Array | None, tuple[str, ...]]
+
+
+class Contents(NamedTuple):
+    """What a dataset holds: features, labels, the classes' names, and each sample's task where that is asked for."""
+
+    x: Array
+    y: Array | None
+    class_names: tuple[str, ...]
+    tasks: Array | None = None
+
 
 # Names that arrays go by, in the order in which they are looked for; each pair but the first must be all
 # there is.
@@ -34,6 +43,7 @@ _PAIRS = (("x", "y"), ("x_train", "y_train"), ("x_test", "y_test"))
 # Above this, an array that was packed more than a hundredfold is taken for an attack on the memory; Keras
 # draws the same line for its files.
 _BOMB_BYTES, _BOMB_RATIO = 4 << 30, 100
+_ATTRIBUTE = "tasks.taskAttribute"
 _IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 # What Pillow's decoders raise for damaged files.
 _IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, zlib.error)
@@ -55,6 +65,8 @@ class Reading:
         What stands before `x`, `y` and `size` in messages: `trainData.`, `evalData.` or nothing.
     classes
         Names of the classes in the order of their codes; None takes the sorted names that occur.
+    task_attribute
+        Array or column that says which task each sample is of.
     """
 
     path: Path
@@ -62,10 +74,19 @@ class Reading:
     source: DatasetSource
     field: str = ""
     classes: Sequence[str] | None = None
+    task_attribute: str | None = None
 
     def error(self, text: str) -> DatasetError:
         """Return an error about this dataset."""
         return DatasetError(f"{self.name}: {text}")
+
+    def no_attribute(self) -> None:
+        """Refuse a task attribute in a form of data that cannot have one."""
+        if self.task_attribute is not None:
+            raise self.error(
+                f"tasks.taskAttribute is {self.task_attribute!r}, which only npz, csv and parquet can hold; use one of "
+                f"them, or tasks.division"
+            )
 
     def missing(self, what: str, wanted: str, names: Sequence[str], field: str) -> DatasetError:
         """Return an error about a name that is not among `names`."""
@@ -127,7 +148,7 @@ _NUMPY_ERRORS = (
 )
 
 
-def _read_npz(reading: Reading) -> Arrays:
+def _read_npz(reading: Reading) -> Contents:
     if not zipfile.is_zipfile(reading.path):
         raise reading.error("is no .npz file, or is damaged or cut short; write it with np.savez(path, x=x, y=y)")
     try:
@@ -139,7 +160,21 @@ def _read_npz(reading: Reading) -> Arrays:
         x_name, y_name = _npz_names(reading, list(members))
         x = _read_member(reading, archive, x_name, members[x_name])
         y = _read_member(reading, archive, y_name, members[y_name])
-    return x, *encode_labels(reading, y)
+        tasks = None
+        if (name := reading.task_attribute) is not None:
+            if name not in members:
+                raise reading.missing("array", name, list(members), _ATTRIBUTE)
+            tasks = _task_values(reading, _read_member(reading, archive, name, members[name]))
+    return Contents(x, *encode_labels(reading, y), tasks)
+
+
+def _task_values(reading: Reading, values: Array) -> Array:
+    if values.ndim != 1 or values.dtype.kind not in "iubUS":
+        raise reading.error(
+            f"{reading.task_attribute!r} holds {values.dtype} of shape {values.shape}, expected one whole number or "
+            f"name for each sample; set {_ATTRIBUTE} to an array of that kind"
+        )
+    return values
 
 
 def _read_member(reading: Reading, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> Array:
@@ -163,7 +198,7 @@ def _npz_names(reading: Reading, names: list[str]) -> tuple[str, str]:
         x = x[0]
     if x is None and y is None:
         for pair in _PAIRS[1:]:
-            if set(names) == set(pair):
+            if set(names) - {reading.task_attribute} == set(pair):
                 return pair
     x, y = x or "x", y or "y"
     for wanted, field in ((x, "x"), (y, "y")):
@@ -172,7 +207,7 @@ def _npz_names(reading: Reading, names: list[str]) -> tuple[str, str]:
     return x, y
 
 
-def _read_npy(reading: Reading) -> Arrays:
+def _read_npy(reading: Reading) -> Contents:
     if reading.source.x is not None or reading.source.y is not None:
         raise reading.error(
             f"a .npy file holds one array without a name, and {reading.field}x or {reading.field}y is set; "
@@ -181,8 +216,9 @@ def _read_npy(reading: Reading) -> Arrays:
     with reading.path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
             raise reading.error("is no .npy file, or is damaged; write it with np.save(path, x)")
+    reading.no_attribute()
     try:
-        return np.load(reading.path, allow_pickle=False), None, tuple(reading.classes or ())
+        return Contents(np.load(reading.path, allow_pickle=False), None, tuple(reading.classes or ()))
     except _NUMPY_ERRORS as error:
         raise _numpy_error(reading, "it", error) from error
 
@@ -191,7 +227,7 @@ def _arrow_missing(error: ImportError) -> DatasetError:
     return DatasetError(f"csv and parquet datasets need pyarrow ({error}); pip install 'solar-corona[data]'")
 
 
-def _read_csv(reading: Reading) -> Arrays:
+def _read_csv(reading: Reading) -> Contents:
     try:
         import pyarrow as pa
         import pyarrow.csv as arrow_csv
@@ -208,7 +244,7 @@ def _read_csv(reading: Reading) -> Arrays:
     return _from_table(reading, table)
 
 
-def _read_parquet(reading: Reading) -> Arrays:
+def _read_parquet(reading: Reading) -> Contents:
     try:
         import pyarrow as pa
         import pyarrow.parquet as arrow_parquet
@@ -222,13 +258,17 @@ def _read_parquet(reading: Reading) -> Arrays:
     return _from_table(reading, table)
 
 
-def _from_table(reading: Reading, table: Any) -> Arrays:
+def _from_table(reading: Reading, table: Any) -> Contents:
     features, label = _columns(reading, list(table.column_names))
     x = np.empty((table.num_rows, len(features)), np.float32)
     for place, name in enumerate(features):
         x[:, place] = _numbers(reading, name, table.column(name))
     y, classes = _labels(reading, label, table.column(label))
-    return x, y, classes
+    tasks = None
+    if (attribute := reading.task_attribute) is not None:
+        codes, words = _labels(replace(reading, classes=None), attribute, table.column(attribute))
+        tasks = _task_values(reading, np.asarray(words)[codes] if words else codes)
+    return Contents(x, y, classes, tasks)
 
 
 def _columns(reading: Reading, names: list[str]) -> tuple[list[str], str]:
@@ -237,12 +277,14 @@ def _columns(reading: Reading, names: list[str]) -> tuple[list[str], str]:
         raise reading.error(f"column {twice[0]!r} stands more than once; give each column a name of its own")
     wanted = reading.source.x
     features = [wanted] if isinstance(wanted, str) else wanted
-    label = reading.source.y or (names[-1] if names else "")
-    for name, field in [*((name, "x") for name in features or ()), (label, "y")]:
+    others = [name for name in names if name != reading.task_attribute]
+    label = reading.source.y or (others[-1] if others else "")
+    asked = [] if reading.task_attribute is None else [(reading.task_attribute, _ATTRIBUTE)]
+    for name, field in (*((name, "x") for name in features or ()), (label, "y"), *asked):
         if name not in names:
             raise reading.missing("column", name, names, field)
     if features is None:
-        features = [name for name in names if name != label]
+        features = [name for name in others if name != label]
     elif label in features:
         raise reading.error(
             f"column {label!r} is both a feature and the label; set {reading.field}y to the label's "
@@ -295,7 +337,8 @@ def _labels(reading: Reading, name: str, column: Any) -> Labels:
     return encode_labels(reading, np.asarray(words, dtype=np.str_))
 
 
-def _read_images(reading: Reading) -> Arrays:
+def _read_images(reading: Reading) -> Contents:
+    reading.no_attribute()
     if not reading.path.is_dir():
         raise reading.error("is a file, expected a folder with one sub-folder of images for each class")
     found = sorted(entry.name for entry in reading.path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -324,7 +367,7 @@ def _read_images(reading: Reading) -> Arrays:
                 f"{reading.field}size: [{x.shape[1]}, {x.shape[2]}] to give all images one size"
             )
         x[number] = pixels
-    return x, np.asarray([code for _, code in files], np.int64), classes
+    return Contents(x, np.asarray([code for _, code in files], np.int64), classes)
 
 
 def _inside(reading: Reading, file: Path) -> str:
@@ -352,7 +395,7 @@ def _read_image(reading: Reading, file: Path, size: tuple[int, int] | None) -> A
         ) from error
 
 
-READERS: dict[str, Callable[[Reading], Arrays]] = {
+READERS: dict[str, Callable[[Reading], Contents]] = {
     "csv": _read_csv,
     "images": _read_images,
     "npy": _read_npy,

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 from typing import Any, cast
@@ -17,12 +18,15 @@ from ..core.errors import DatasetError
 from ..core.files import local_copy, local_path, shown
 from ..core.spec import DatasetSource
 from . import context
-from .dataset_readers import READERS, Reading
+from .dataset_readers import READERS, Contents, Reading
 
-__all__ = ["LoadedDataset", "Parse", "load_dataset", "load_eval_dataset", "load_train_dataset"]
+__all__ = ["LoadedDataset", "Parse", "load_dataset", "load_eval_dataset", "load_train_dataset", "loaded_tasks"]
 
 Array = npt.NDArray[Any]
 Parse = Callable[[Array, Array | None], tuple[npt.ArrayLike, npt.ArrayLike | None]]
+
+# Edges that share a process have a script and a thread each.
+_loaded_tasks: ContextVar[Mapping[str, Array | None]] = ContextVar("solar_corona_loaded_tasks", default={})  # noqa: B039
 
 _ENDINGS = {".csv": "csv", ".npy": "npy", ".npz": "npz", ".parquet": "parquet", ".pq": "parquet"}
 
@@ -38,14 +42,19 @@ class LoadedDataset(tuple[Array, Array | None]):
         Labels, as many as samples; None where there are none.
     class_names
         Names of the classes: a label 2 is `class_names[2]`. Empty where labels are plain numbers.
+    tasks
+        Which task each sample is of, where the job names such an attribute of the data; else None.
     """
 
     class_names: tuple[str, ...]
+    tasks: Array | None
 
-    def __new__(cls, x: Array, y: Array | None, class_names: tuple[str, ...] = ()) -> LoadedDataset:
+    def __new__(
+        cls, x: Array, y: Array | None, class_names: tuple[str, ...] = (), tasks: Array | None = None
+    ) -> LoadedDataset:
         """Make the pair; see the class."""
         pair = super().__new__(cls, (x, y))
-        pair.class_names = class_names
+        pair.class_names, pair.tasks = class_names, tasks
         return pair
 
     @property
@@ -161,18 +170,33 @@ def _load_of_job(field: str, parse: Parse | None, classes: Sequence[str] | None)
             f"job {document.job!r}: {where} has no {field}; "
             + (f"add {field}: PATH to the edge in spec.edges" if document.role == "edge" else "only edges have data")
         )
-    return _load(source, f"{field}.", parse, classes)
+    loaded = _load(source, f"{field}.", parse, classes, document.tasks.task_attribute)
+    _loaded_tasks.set({**_loaded_tasks.get(), field: loaded.tasks})
+    return loaded
 
 
-def _load(source: DatasetSource, field: str, parse: Parse | None, classes: Sequence[str] | None) -> LoadedDataset:
+def loaded_tasks(field: str) -> Array | None:
+    """Return each sample's task as the worker's data of `field` said when it was last loaded, or None."""
+    return _loaded_tasks.get().get(field)
+
+
+def _load(
+    source: DatasetSource,
+    field: str,
+    parse: Parse | None,
+    classes: Sequence[str] | None,
+    task_attribute: str | None = None,
+) -> LoadedDataset:
     name = shown(source.path)
     form = source.format or _form_of(source.path, field)
     try:
         with local_copy(source.path, folder=form == "images") as path:
-            reading = Reading(path=path, name=name, source=source, field=field, classes=classes)
+            reading = Reading(
+                path=path, name=name, source=source, field=field, classes=classes, task_attribute=task_attribute
+            )
             if path.is_dir() and form != "images":
                 raise reading.error(f"is a folder, expected a file of the form {form}; set {field}path to a file in it")
-            x, y, class_names = READERS[form](reading)
+            contents = READERS[form](reading)
     except FileNotFoundError as error:
         raise _not_found(source.path, field, error) from error
     except PermissionError as error:
@@ -181,7 +205,7 @@ def _load(source: DatasetSource, field: str, parse: Parse | None, classes: Seque
         ) from error
     except ImportError as error:
         raise _package_missing(name, error) from error
-    return _checked(name, x, y, class_names, parse)
+    return _checked(name, contents, parse)
 
 
 def _form_of(path: str, field: str) -> str:
@@ -224,8 +248,10 @@ def _package_missing(name: str, error: ImportError) -> DatasetError:
     return DatasetError(f"{name}: a package for this kind of URL is missing ({error}); install it")
 
 
-def _checked(name: str, x: Array, y: Array | None, class_names: tuple[str, ...], parse: Parse | None) -> LoadedDataset:
-    whose = name
+def _checked(name: str, contents: Contents, parse: Parse | None) -> LoadedDataset:
+    whose, (x, y, class_names, tasks) = name, contents
+    if tasks is not None and len(tasks) != len(x):
+        raise DatasetError(f"{name}: x has {len(x)} samples and the task attribute {len(tasks)}; expected one for each")
     if parse is not None:
         whose = f"{name}: what parse returned"
         result = cast("object", parse(x, y))
@@ -241,7 +267,7 @@ def _checked(name: str, x: Array, y: Array | None, class_names: tuple[str, ...],
         raise DatasetError(
             f"{whose}: x has {len(x)} samples and y has {len(y)} labels; expected one label for each sample"
         )
-    return LoadedDataset(x, y, class_names)
+    return LoadedDataset(x, y, class_names, tasks)
 
 
 def _as_array(whose: str, part: object) -> Array:

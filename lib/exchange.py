@@ -21,16 +21,23 @@ from ..core.errors import WireError
 __all__ = [
     "CONTROL",
     "EVALUATION",
+    "ORDER",
     "Answer",
     "ArraySpec",
     "Instruction",
+    "ModelOrder",
     "Verb",
     "Weights",
+    "WorkOrder",
     "array_specs",
     "attach",
+    "evaluation_key",
     "message_type",
+    "metrics_key",
+    "ordered",
     "read_answer",
     "read_instruction",
+    "read_order",
     "to_arrays",
     "to_metrics",
     "to_weights",
@@ -38,6 +45,7 @@ __all__ = [
 
 CONTROL = "solar-corona"
 EVALUATION = "solar-corona-evaluation"
+ORDER = "solar-corona-order"
 
 Weights = dict[str, NDArray[np.generic]]
 
@@ -47,6 +55,7 @@ class Verb(StrEnum):
 
     HELLO = "hello"
     INITIAL = "initial"
+    QUERY = "query"
     TRAIN = "train"
     EVALUATE = "evaluate"
     EXPORT = "export"
@@ -101,6 +110,35 @@ class Answer(_Said):
     error: str | None = Field(default=None, max_length=2_000, description="The error's last line.")
     suffix: str = Field(default="", max_length=20, description="With export: the model file's ending.")
     alone: dict[str, float] = Field(default_factory=dict, description="With finish: metrics of training alone.")
+    one_model: dict[str, float] = Field(
+        default_factory=dict, description="With finish: metrics of one model for all edges, where there are several."
+    )
+    before_finetune: dict[str, float] = Field(
+        default_factory=dict, description="With finish: metrics before the edge went on alone."
+    )
+    tasks: dict[str, dict[str, float]] = Field(
+        default_factory=dict, max_length=1000, description="With finish: metrics of each task, where there are several."
+    )
+
+
+class ModelOrder(_Said):
+    """One of several models in a message, and what it is for."""
+
+    key: Annotated[str, Field(max_length=1000)] = Field(description="Name of the model's ArrayRecord.")
+    tasks: tuple[int, ...] | None = Field(default=None, description="Tasks of the edge that it serves; None: all.")
+    aside: bool = Field(default=False, description="For comparison only: no part of what the edge reports as its own.")
+
+
+class WorkOrder(_Said):
+    """What an edge does with the models of a message; without one there is one model for all samples."""
+
+    models: tuple[ModelOrder, ...] = Field(max_length=1000)
+    choose: bool = Field(default=False, description="Train only the model with the lowest loss on the edge's samples.")
+    personal: float = Field(
+        default=0.0, ge=0, description="Also train a model of the edge's own, pulled towards the common one so much."
+    )
+    finetune: int = Field(default=0, ge=0, description="With finish: fits alone at the end, kept if they help.")
+    notice: str = Field(default="", max_length=2_000, description="What the edge's user should know.")
 
 
 def message_type(verb: Verb) -> str:
@@ -138,6 +176,39 @@ def read_answer(record: RecordDict) -> Answer:
         return Answer.model_validate_json(_control(record))
     except ValidationError as error:
         raise WireError(f"an answer cannot be read: {error.errors()[0]['msg']}") from error
+
+
+def metrics_key(key: str) -> str:
+    """Return the name of the MetricRecord that goes with a model's ArrayRecord."""
+    return key.replace("arrays", "metrics", 1)
+
+
+def evaluation_key(key: str) -> str:
+    """Return the name of the MetricRecord with the evaluation of one model of several."""
+    return f"{EVALUATION}/{key}"
+
+
+def ordered(content: RecordDict, order: WorkOrder) -> RecordDict:
+    """Return a record with everything of `content`, and `order` beside it."""
+    told = RecordDict(dict(content.items()))
+    told[ORDER] = ConfigRecord({"json": order.model_dump_json(exclude_defaults=True)})
+    return told
+
+
+def read_order(content: RecordDict) -> WorkOrder | None:
+    """Return a message's work order, or None where it has none; raise `WireError` if it cannot be followed."""
+    record = content.get(ORDER)
+    if record is None:
+        return None
+    text = record.get("json") if isinstance(record, ConfigRecord) else None
+    try:
+        order = WorkOrder.model_validate_json(text if isinstance(text, str) else "")
+    except ValidationError as error:
+        raise WireError(f"a work order cannot be read: {error.errors()[0]['msg']}") from error
+    lacking = [model.key for model in order.models if not isinstance(content.get(model.key), ArrayRecord)]
+    if lacking or not order.models:
+        raise WireError(f"a work order names models that the message does not have: {', '.join(lacking) or 'none'}")
+    return order
 
 
 def to_arrays(weights: Mapping[str, NDArray[np.generic]] | Sequence[NDArray[np.generic]]) -> ArrayRecord:

@@ -7,9 +7,11 @@ Python's cycle collector comes by. These return plain dictionaries.
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from collections.abc import Mapping
 
-__all__ = ["arrays_in", "configs_in", "metrics_in"]
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+__all__ = ["arrays_in", "configs_in", "metrics_in", "with_content"]
 
 
 def arrays_in(record: RecordDict) -> dict[str, ArrayRecord]:
@@ -25,3 +27,11 @@ def configs_in(record: RecordDict) -> dict[str, ConfigRecord]:
 def metrics_in(record: RecordDict) -> dict[str, MetricRecord]:
     """Return the records that hold metrics."""
     return {key: value for key, value in record.items() if isinstance(value, MetricRecord)}
+
+
+def with_content(message: Message, records: Mapping[str, ArrayRecord | ConfigRecord | MetricRecord]) -> Message:
+    """Return a message with the same sender and other content; the original stays as it is."""
+    copy = Message.__new__(Message)
+    copy.__dict__.update(message.__dict__)
+    copy.content = RecordDict(dict(records))
+    return copy

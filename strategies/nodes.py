@@ -20,10 +20,13 @@ class ReadyNodes(Grid):
     ----------
     ready
         Gives the ids of the nodes that can be asked now.
+    edge_of
+        Gives the name of the edge that a node is: it stays the same when the edge comes back as another node.
     """
 
-    def __init__(self, ready: Callable[[], list[int]]) -> None:
+    def __init__(self, ready: Callable[[], list[int]], *, edge_of: Callable[[int], str] = str) -> None:
         self._ready = ready
+        self.edge_of = edge_of
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes that can be asked now."""

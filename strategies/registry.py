@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import Strategy
 
 from ..core.errors import StrategyError, StrategySpecError
 from .fedavg import FedAvg
+from .similarity_grouping import SimilarityGrouping
 
 __all__ = ["GROUP", "StrategyInfo", "available", "create", "resolve"]
 
@@ -47,6 +48,11 @@ def _flower() -> dict[str, type[Strategy]]:
     }
 
 
+@lru_cache(maxsize=1)
+def _own() -> dict[str, type[Strategy]]:
+    return {"fedavg": FedAvg, "similarity-grouping": SimilarityGrouping}
+
+
 def _plug_ins() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
@@ -54,7 +60,7 @@ def _plug_ins() -> dict[str, Any]:
 def available() -> list[StrategyInfo]:
     """Return every strategy that has a name, sorted by it."""
     infos = {name: _info(name, "Flower", kind) for name, kind in _flower().items()}
-    infos["fedavg"] = _info("fedavg", "Solar Corona", FedAvg)
+    infos |= {name: _info(name, "Solar Corona", kind) for name, kind in _own().items()}
     for name, entry in _plug_ins().items():
         origin = entry.dist.name if entry.dist is not None else "plug-in"
         try:
@@ -80,14 +86,14 @@ def resolve(name: str) -> type[Strategy]:
     plug_ins = _plug_ins()
     if name in plug_ins:
         return _checked(name, _load(name, plug_ins[name].load))
-    if name.lower() == "fedavg":
-        return FedAvg
+    if name.lower() in _own():
+        return _own()[name.lower()]
     if name.lower() in _flower():
         return _flower()[name.lower()]
     if ":" in name:
         module, _, attribute = name.partition(":")
         return _checked(name, _load(name, lambda: getattr(import_module(module), attribute)))
-    known = sorted({*_flower(), *plug_ins, "fedavg"})
+    known = sorted({*_flower(), *plug_ins, *_own()})
     near = get_close_matches(name, known, n=1)
     raise StrategySpecError(
         f"there is no strategy {name!r}; "
@@ -130,7 +136,12 @@ def _parameters(kind: type[Strategy]) -> dict[str, inspect.Parameter]:
 
 
 def create(
-    name: str, options: Mapping[str, Any] | None = None, *, min_edges: int = 1, fraction: float = 1.0
+    name: str,
+    options: Mapping[str, Any] | None = None,
+    *,
+    min_edges: int = 1,
+    fraction: float = 1.0,
+    job: Mapping[str, Any] | None = None,
 ) -> Strategy:
     """Make the strategy `name` for a job.
 
@@ -143,6 +154,8 @@ def create(
         is enough.
     min_edges, fraction
         The job's, handed to the strategy's own arguments for them unless `options` has these.
+    job
+        What else the job knows, under the names of arguments that a strategy may have, such as `rounds`.
 
     Raises
     ------
@@ -168,6 +181,7 @@ def create(
         # What is there is told to the strategy before it is asked; more than it needs, it would wait for in vain.
         "min_available_nodes": 1,
         "train_loss_key": "loss",  # as our edges call it
+        **(job or {}),
     }
     arguments = {**{k: v for k, v in defaults.items() if k in known}, **given}
     for option, value in given.items():
@@ -178,5 +192,7 @@ def create(
         raise StrategySpecError(f"strategy {name!r} needs {', '.join(missing)}; add it under aggregation.options")
     try:
         return kind(**arguments)
+    except StrategySpecError:  # it says itself what is wrong, as of a strategy inside it
+        raise
     except Exception as error:
         raise StrategySpecError(f"strategy {name!r} refuses its options {given}: {error}") from error

@@ -109,6 +109,11 @@ def restore(strategy: Strategy, record: RecordDict) -> None:
             restore(value, RecordDict(inner))
     own = getattr(strategy, "load_state_dict", None)
     if callable(own):
+        # Strategies that it made itself get their state back from its own hands.
+        for key, part in record.items():
+            name, slash, rest = key.partition("/")
+            if slash and name not in vars(strategy):
+                state.setdefault(name, RecordDict())[rest] = part
         own(state)
     else:
         vars(strategy).update(state)

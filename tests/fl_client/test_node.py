@@ -131,7 +131,7 @@ def test_weights_given_as_a_list_travel_under_their_places():
 
 
 def test_the_model_is_exported_as_the_file_that_was_saved():
-    def export(folder):
+    def export(folder, weights, content):
         path = folder / "m.keras"
         path.write_bytes(b"saved")
         return path

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an edge does with the models of a message: which it trains and evaluates, on which of its samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from ..core.errors import WireError
+from ..lib import exchange
+from ..lib.exchange import ModelOrder, Weights, WorkOrder
+from ..lib.records import arrays_in
+from ..lib.trainable import Scalar, Trainable
+from .edge_data import Split
+
+__all__ = ["Divisible", "Finished", "Orders", "order_of"]
+
+_HOLD_OUT = 0.2
+_FEWEST_HELD_OUT = 10
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """A `Trainable` that can be told which of its samples to use; ours for Keras and torch can."""
+
+    def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
+        """Train and evaluate from now on with these samples alone, by their places; None stands for all."""
+
+    def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
+        """Return the metrics on some of the training samples, or on all."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What an edge ends with: the weights for each group of its tasks, and what they are worth."""
+
+    weights: tuple[tuple[tuple[int, ...] | None, Weights], ...]
+    metrics: dict[str, float]
+    one_model: dict[str, float]
+    before_finetune: dict[str, float]
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def order_of(content: RecordDict) -> WorkOrder:
+    """Return a message's work order; without one, its only model is for all samples.
+
+    Raises
+    ------
+    WireError
+        If there is no model.
+    """
+    order = exchange.read_order(content)
+    if order is not None:
+        return order
+    key = next(iter(arrays_in(content)), None)
+    if key is None:
+        raise WireError("a message that should carry a model carries none")
+    return WorkOrder(models=(ModelOrder(key=key),))
+
+
+class Orders:
+    """Trains and evaluates the models of a message.
+
+    Parameters
+    ----------
+    trainable
+        The model with its data; its weights are replaced by each model in turn.
+    eval_samples
+        How many samples there are to evaluate on.
+    """
+
+    def __init__(self, trainable: Trainable, *, eval_samples: int) -> None:
+        self._trainable, self._eval_samples = trainable, eval_samples
+        self.split: Split | None = None
+        self.find_split: Callable[[], Split | None] = lambda: None
+
+    @property
+    def divisible(self) -> bool:
+        """Whether parts of the samples can be trained on."""
+        return isinstance(self._trainable, Divisible)
+
+    def train(
+        self, order: WorkOrder, content: RecordDict, config: Mapping[str, Scalar], *, evaluate: bool
+    ) -> RecordDict:
+        """Train the ordered models and return them with their metrics; evaluate each before, if asked."""
+        record = RecordDict()
+        if evaluate and self._eval_samples:
+            record = self.evaluate(order, content)
+        models = [self._best(order, content)] if order.choose else order.models
+        for model in models:
+            with self._on(model.tasks):
+                self._take(content, model.key)
+                samples, metrics = self._trainable.train(config)
+                # A reply without an order is an ordinary one, with the names that every strategy knows.
+                key = model.key if exchange.ORDER in content else "arrays"
+                record[key] = exchange.to_arrays(self._trainable.get_weights())
+                record[exchange.metrics_key(key)] = exchange.to_metrics(samples, metrics)
+        return record
+
+    def evaluate(self, order: WorkOrder, content: RecordDict) -> RecordDict:
+        """Return the edge's metrics under its models, and with an order also each model's own."""
+        record, own = RecordDict(), list[tuple[int, Mapping[str, float]]]()
+        for model in order.models:
+            with self._on(model.tasks):
+                self._take(content, model.key)
+                samples, metrics = self._trainable.evaluate()
+            if not samples:
+                continue
+            if exchange.ORDER in content:
+                record[exchange.evaluation_key(model.key)] = exchange.to_metrics(samples, metrics)
+            if not model.aside:
+                own.append((samples, metrics))
+        record[exchange.EVALUATION] = _mean(own)
+        return record
+
+    def finish(self, order: WorkOrder, content: RecordDict, config: Mapping[str, Scalar]) -> Finished:
+        """Take the final models, fine-tune where that helps, and say what they are worth on this edge."""
+        kept, one, own = [], dict[str, float](), list[tuple[int, Mapping[str, float]]]()
+        before, tasks = list[tuple[int, Mapping[str, float]]](), dict[str, dict[str, float]]()
+        for model in order.models:
+            with self._on(model.tasks):
+                self._take(content, model.key)
+                shared = self._trainable.evaluate() if self._eval_samples else (0, {})
+                if model.aside:
+                    one = _plain(shared[1])
+                    continue
+                before.append(shared)
+                if order.finetune and self._finetune(order.finetune, config, model.tasks):
+                    shared = self._trainable.evaluate() if self._eval_samples else (0, {})
+                own.append(shared)
+                weights = exchange.to_weights(exchange.to_arrays(self._trainable.get_weights()))
+                kept.append((model.tasks, {name: value.copy() for name, value in weights.items()}))
+                if self.split is not None and len(self.split.names) > 1:
+                    for task in model.tasks or range(len(self.split.names)):
+                        with self._on((task,)):
+                            tasks[self.split.names[task]] = _plain(self._trainable.evaluate()[1])
+        self._trainable.set_weights(kept[0][1])
+        return Finished(
+            weights=tuple(kept),
+            metrics=_plain(_mean(own)),
+            one_model=one,
+            before_finetune=_plain(_mean(before)) if order.finetune else {},
+            tasks=tasks,
+        )
+
+    def _finetune(self, fits: int, config: Mapping[str, Scalar], tasks: Sequence[int] | None) -> bool:
+        """Train on alone; keep it if samples that were held back are predicted better, and say so.
+
+        Without a way to hold samples back, the evaluation data decide.
+        """
+        before = exchange.to_weights(exchange.to_arrays(self._trainable.get_weights()))
+        before = {name: value.copy() for name, value in before.items()}
+        trainable = self._trainable
+        train, held = self._held_out(tasks)
+        if isinstance(trainable, Divisible) and train is not None:
+            trainable.use_samples(train, None)
+            judge = partial(trainable.evaluate_on_train, held)
+        elif self._eval_samples:
+            judge = partial(_evaluated, trainable)
+        else:
+            return False
+        before_it = judge()
+        for _ in range(fits):
+            trainable.train(config)
+        helped = _is_clearly_better(judge(), before_it, len(held) or self._eval_samples)
+        if not helped:
+            trainable.set_weights(before)
+        if isinstance(trainable, Divisible):
+            self._use(tasks)
+        return helped
+
+    def _held_out(self, tasks: Sequence[int] | None) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+        nothing = np.zeros(0, np.int64)
+        self.split = self.split or self.find_split()
+        if self.split is None or not self.divisible:
+            return None, nothing
+        indices = self.split.indices("train", tasks)
+        indices = np.arange(len(self.split.train)) if indices is None else indices
+        mixed = np.random.default_rng(0).permutation(indices)
+        count = int(len(mixed) * _HOLD_OUT)
+        if count < _FEWEST_HELD_OUT:
+            return None, nothing
+        return np.sort(mixed[count:]), np.sort(mixed[:count])
+
+    def _best(self, order: WorkOrder, content: RecordDict) -> ModelOrder:
+        """Return the model with the lowest loss on the edge's own training samples (IFCA's choice)."""
+        losses = []
+        for model in order.models:
+            self._take(content, model.key)
+            metrics: Mapping[str, float]
+            if isinstance(self._trainable, Divisible):
+                metrics = self._trainable.evaluate_on_train(None)
+            else:
+                _, metrics = self._trainable.evaluate()
+            losses.append(metrics.get("loss", np.inf))
+        return order.models[int(np.argmin(losses))]
+
+    def _take(self, content: RecordDict, key: str) -> None:
+        arrays = content[key]
+        assert isinstance(arrays, ArrayRecord)
+        self._trainable.set_weights(exchange.to_weights(arrays))
+
+    @contextmanager
+    def _on(self, tasks: Sequence[int] | None) -> Iterator[None]:
+        self._use(tasks)
+        try:
+            yield
+        finally:
+            self._use(None)
+
+    def _use(self, tasks: Sequence[int] | None) -> None:
+        if not isinstance(self._trainable, Divisible):
+            return
+        if tasks is not None and self.split is None:
+            self.split = self.find_split()
+        split = self.split
+        if split is None or tasks is None:
+            self._trainable.use_samples(None, None)
+        else:
+            self._trainable.use_samples(split.indices("train", tasks), split.indices("evaluate", tasks))
+
+
+def _evaluated(trainable: Trainable) -> Mapping[str, float]:
+    return trainable.evaluate()[1]
+
+
+def _is_clearly_better(now: Mapping[str, float], before: Mapping[str, float], samples: int) -> bool:
+    """Tell whether metrics are better by more than chance gives: by a standard error, or a fiftieth of the loss."""
+    if "accuracy" in before and "accuracy" in now:
+        share = min(max(before["accuracy"], 1 / samples), 1 - 1 / samples) if samples > 1 else 0.5
+        return now["accuracy"] - before["accuracy"] > math.sqrt(share * (1 - share) / max(samples, 1))
+    return "loss" in now and now["loss"] < 0.98 * before.get("loss", -math.inf)
+
+
+def _mean(parts: Sequence[tuple[int, Mapping[str, float]]]) -> MetricRecord:
+    """Return metrics averaged over samples."""
+    if len(parts) == 1:  # as it was said, with no rounding
+        return exchange.to_metrics(*parts[0])
+    total = sum(samples for samples, _ in parts)
+    names = set.intersection(*(set(metrics) for _, metrics in parts)) if parts else set()
+    return exchange.to_metrics(
+        total, {name: sum(n * m[name] for n, m in parts) / max(total, 1) for name in sorted(names)}
+    )
+
+
+def _plain(metrics: Mapping[str, object]) -> dict[str, float]:
+    return {k: float(v) for k, v in metrics.items() if k != "num-examples" and isinstance(v, int | float)}

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What server and edges say to each other of tasks: how to divide and sign, and which tasks an edge has."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from flwr.app import ConfigRecord, RecordDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import WireError
+from .questions import Question, Response
+from .signatures import SignatureSpec
+
+__all__ = ["SURVEY", "SurveyAnswer", "SurveyQuestion", "TaskAbout", "TaskNames"]
+
+SURVEY = "survey"
+_NAMES = "solar-corona-task-names"
+_MOST_TASKS = 1_000
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+_T = TypeVar("_T", bound=_Said)
+
+
+class TaskAbout(_Said):
+    """One task of an edge."""
+
+    name: Annotated[str, Field(max_length=200)]
+    samples: Annotated[int, Field(ge=0, le=10**12)]
+    labelled: bool = True
+
+
+class SurveyQuestion(_Said):
+    """How to sign; the arrays of a question may hold the mixture that discovery found."""
+
+    spec: SignatureSpec
+
+    def to_question(self, arrays: object = None) -> Question:
+        """Return the question as it is sent."""
+        return Question(SURVEY, self.model_dump_json(), arrays or {})  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, question: Question) -> SurveyQuestion:
+        """Return what a question says; raise `WireError` if it cannot be read."""
+        return _read(cls, question.text)
+
+
+class SurveyAnswer(_Said):
+    """The tasks of an edge; their signatures are the response's parts, in the same order."""
+
+    tasks: Annotated[tuple[TaskAbout, ...], Field(max_length=_MOST_TASKS)]
+    changed: bool = Field(default=False, description="The edge's samples are others than those it signed before.")
+
+    def to_response(self, signatures: list[bytes]) -> Response:
+        """Return the answer as it is sent."""
+        return Response(SURVEY, self.model_dump_json(exclude_defaults=True), parts=tuple(signatures))
+
+    @classmethod
+    def of(cls, response: Response) -> SurveyAnswer:
+        """Return what a response says; raise `WireError` if it cannot be read."""
+        answer = _read(cls, response.text)
+        if len(response.parts) != len(answer.tasks):
+            raise WireError(f"{len(response.parts)} signatures came for {len(answer.tasks)} tasks")
+        return answer
+
+
+@dataclass(frozen=True)
+class TaskNames:
+    """The groups whose models a message holds, in its order, and which task of which edge goes with which.
+
+    `group_of` has an edge's name, or `EDGE/TASK` where the edge has several.
+    """
+
+    groups: tuple[str, ...]
+    group_of: dict[str, str]
+
+    def attach(self, content: RecordDict) -> RecordDict:
+        """Return a record with everything of `content`, and this beside it."""
+        told = RecordDict(dict(content.items()))
+        text = json.dumps({"groups": self.groups, "group_of": self.group_of})
+        told[_NAMES] = ConfigRecord({"json": text})
+        return told
+
+    @classmethod
+    def of(cls, content: RecordDict) -> TaskNames | None:
+        """Return what a message says, or None if it says nothing; raise `WireError` if that cannot be read."""
+        record = content.get(_NAMES)
+        if not isinstance(record, ConfigRecord):
+            return None
+        try:
+            said = json.loads(str(record.get("json")))
+            names = cls(tuple(map(str, said["groups"])), {str(k): str(v) for k, v in said["group_of"].items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise WireError(f"the names of a message's models cannot be read: {error}") from error
+        if not set(names.group_of.values()) <= set(names.groups):
+            raise WireError("a task goes with a model that the message does not have")
+        return names
+
+
+def _read(kind: type[_T], text: str) -> _T:
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        raise WireError(f"what was said of tasks cannot be read: {error.errors()[0]['msg']}") from error

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tasks of which edges are similar, kept up to date as edges come, answer and change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import WireError
+from ..core.events import TaskPlace, TasksGrouped
+from ..lib.signature_distance import label_free_eta
+from ..lib.signatures import Signature, SignatureSpec
+from ..lib.survey import SurveyAnswer
+from .grouping import Grouping, group, regroup
+
+__all__ = ["Task", "TaskGroups"]
+
+_MOST_EXACT = 1_000
+_ABSURD = 1e4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of one edge: what it is called there, and its signature, None where the edge could not give one."""
+
+    edge: str
+    place: int
+    name: str
+    samples: int
+    signature: Signature | None
+    labelled: bool = True
+
+
+class TaskGroups:
+    """The groups of all known tasks.
+
+    Groups keep their names from round to round; a task moves when its group no longer accepts its data.
+
+    Parameters
+    ----------
+    spec
+        How signatures are made; others are refused.
+    """
+
+    def __init__(self, spec: SignatureSpec) -> None:
+        self.spec = spec
+        self.tasks: dict[str, list[Task]] = {}
+        self.refused: dict[str, str] = {}
+        self.signature_bytes = 0
+        self._groups: dict[tuple[str, int], str] = {}
+        self._grouping: Grouping | None = None
+        self._grouped: list[Task] = []
+
+    def take(self, edge: str, answer: SurveyAnswer, parts: tuple[bytes, ...]) -> None:
+        """Take an edge's signatures in place of those it gave before.
+
+        Raises
+        ------
+        WireError
+            If one cannot be used: of another version, damaged, absurd.
+        """
+        tasks = []
+        for place, (about, part) in enumerate(zip(answer.tasks, parts, strict=True)):
+            signature = Signature.from_bytes(part)
+            if signature.identity != self.spec.identity:
+                raise WireError(
+                    "its signature was made in another way than the job's; update Solar Corona on that edge"
+                )
+            if signature.total > about.samples * _ABSURD + _ABSURD:
+                raise WireError(f"its signature counts {signature.total} samples, and it has {about.samples}")
+            usable = signature if len(signature.counts) else None
+            tasks.append(Task(edge, place, about.name, about.samples, usable, about.labelled))
+        if not tasks:
+            raise WireError("it named no task")
+        self.signature_bytes += sum(map(len, parts))
+        self.refused.pop(edge, None)
+        self.tasks[edge] = tasks
+
+    def refuse(self, edge: str, reason: str) -> None:
+        """Note that an edge gave no signature that can be used; it goes with the largest group."""
+        self.refused[edge] = reason
+        self.tasks[edge] = [Task(edge, 0, "all", 0, None)]
+
+    def regroup(self) -> dict[tuple[str, int], tuple[str | None, str]]:
+        """Find the groups anew and return which tasks have moved: (edge, place) → (from, to)."""
+        before = dict(self._groups)
+        signed = [task for tasks in self.tasks.values() for task in tasks if task.signature is not None]
+        signatures = [task.signature for task in signed if task.signature is not None]
+        self._groups = {}
+        if signed:
+            if self._grouping is None:
+                self._grouping = group(signatures)
+            else:
+                places = {(t.edge, t.place): i for i, t in enumerate(self._grouped)}
+                self._grouping = regroup(self._grouping, [places.get((t.edge, t.place)) for t in signed], signatures)
+            self._grouped = signed
+            for task, label in zip(signed, self._grouping.labels, strict=True):
+                if label >= 0:
+                    self._groups[task.edge, task.place] = _name(label)
+        largest = self._largest()
+        for tasks in self.tasks.values():
+            for task in tasks:
+                self._groups.setdefault((task.edge, task.place), largest)
+        return {key: (before.get(key), name) for key, name in self._groups.items() if before.get(key) != name}
+
+    def _largest(self) -> str:
+        sizes: dict[str, int] = {}
+        for (edge, place), name in self._groups.items():
+            sizes[name] = sizes.get(name, 0) + self.tasks[edge][place].samples
+        return max(sorted(sizes), key=lambda name: sizes[name]) if sizes else _name(0)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all groups, in the order in which they were found."""
+        return sorted(set(self._groups.values()), key=lambda name: (len(name), name))
+
+    def of_edge(self, edge: str) -> dict[str, tuple[int, ...]]:
+        """Return the groups of an edge's tasks, each with the tasks' places; an unknown edge is of the largest."""
+        found: dict[str, list[int]] = {}
+        for task in self.tasks.get(edge, []):
+            found.setdefault(self._groups[edge, task.place], []).append(task.place)
+        return {name: tuple(places) for name, places in found.items()} or {self._largest(): (0,)}
+
+    def place(self, edge: str, place: int, name: str) -> None:
+        """Put a task into a group, whatever its signature says."""
+        self._groups[edge, place] = name
+
+    def alike(self, limit: float) -> list[list[str]]:
+        """Return sets of two or more groups whose inputs are alike, labels aside."""
+        sums = {_name(g.id): g.signature for g in self._grouping.groups} if self._grouping is not None else {}
+        left, found = [name for name in self.names if name in sums], list[list[str]]()
+        while left:
+            together = [left.pop(0)]
+            for name in list(left):
+                if all(label_free_eta(sums[name], sums[other]) < limit for other in together):
+                    together.append(name)
+                    left.remove(name)
+            if len(together) > 1:
+                found.append(together)
+        return found
+
+    def distances(self) -> dict[tuple[str, str], float]:
+        """Return the label-free distance between each two groups."""
+        sums = {_name(g.id): g.signature for g in self._grouping.groups} if self._grouping is not None else {}
+        return {(a, b): label_free_eta(sums[a], sums[b]) for a in sums for b in sums if a != b}
+
+    def samples(self) -> dict[str, int]:
+        """Return how many samples each group has."""
+        found = dict.fromkeys(self.names, 0)
+        for (edge, place), name in self._groups.items():
+            found[name] += self.tasks[edge][place].samples
+        return found
+
+    def event(self, server_round: int, reason: str, shown: Mapping[str, str]) -> TasksGrouped:
+        """Return what is to be told; `shown` gives the groups' names after merging."""
+        places = {(t.edge, t.place): i for i, t in enumerate(self._grouped)}
+        points = _map([t.signature for t in self._grouped if t.signature is not None])
+        told = []
+        for edge in sorted(self.tasks, key=_natural):
+            for task in self.tasks[edge]:
+                index = places.get((edge, task.place))
+                grouping = self._grouping
+                own, other = (
+                    (0.0, None)
+                    if index is None or grouping is None
+                    else (grouping.own_eta[index], grouping.other_eta[index])
+                )
+                name = self._groups[edge, task.place]
+                told.append(
+                    TaskPlace(
+                        edge=edge,
+                        task=task.name,
+                        group=shown.get(name, name),
+                        samples=task.samples,
+                        own=float(own),
+                        next=float(other) if other is not None and np.isfinite(other) else None,
+                        map=(0.0, 0.0) if index is None else (float(points[index, 0]), float(points[index, 1])),
+                        labelled=task.labelled,
+                    )
+                )
+        tree = [] if self._grouping is None else [(m.left, m.right, m.height) for m in self._grouping.tree]
+        return TasksGrouped(
+            round=server_round, reason=reason, tasks=told, tree=tree, signature_bytes=self.signature_bytes
+        )
+
+    def state(self) -> dict[str, object]:
+        """Return all that is known, as plain values and arrays."""
+        known = [task for tasks in self.tasks.values() for task in tasks]
+        signed = [task.signature.to_bytes() if task.signature is not None else b"" for task in known]
+        return {
+            "tasks": [[t.edge, t.place, t.name, t.samples, t.labelled, self._groups[t.edge, t.place]] for t in known],
+            "refused": dict(self.refused),
+            "signature_bytes": self.signature_bytes,
+            "lengths": [len(part) for part in signed],
+            "signatures": np.frombuffer(b"".join(signed), np.uint8).copy(),
+        }
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take back what `state` gave; the groups keep their names."""
+        data = np.asarray(state["signatures"], np.uint8).tobytes()
+        offset = 0
+        self.tasks, self._groups = {}, {}
+        for said, length in zip(_list(state["tasks"]), _list(state["lengths"]), strict=True):
+            edge, place, name, samples, labelled, group_name = said
+            part = data[offset : offset + length]
+            offset += length
+            signature = Signature.from_bytes(part) if part else None
+            self.tasks.setdefault(edge, []).append(Task(edge, place, name, samples, signature, labelled))
+            self._groups[edge, place] = group_name
+        refused = state["refused"]
+        self.refused = dict(refused) if isinstance(refused, dict) else {}
+        self.signature_bytes = int(str(state["signature_bytes"]))
+        self._grouped = [t for tasks in self.tasks.values() for t in tasks if t.signature is not None]
+        if self._grouped:
+            fresh = group([t.signature for t in self._grouped if t.signature is not None])
+            self._grouping = _renamed(fresh, [self._groups[t.edge, t.place] for t in self._grouped])
+
+
+def _list(value: object) -> list:  # type: ignore[type-arg]
+    assert isinstance(value, list)
+    return value
+
+
+def _name(group_id: int) -> str:
+    return f"group-{group_id + 1}"
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    head = name.rstrip("0123456789")
+    tail = name[len(head) :]
+    return head, int(tail) if tail else -1, name
+
+
+def _renamed(fresh: Grouping, names: Iterable[str]) -> Grouping:
+    raise NotImplementedError((fresh, names, replace))
+
+
+def _map(signatures: list[Signature]) -> NDArray[np.float64]:
+    """Return a place in the plane for each signature: near where their data are alike (principal components)."""
+    if len(signatures) < 2:
+        return np.zeros((len(signatures), 2))
+    classes = sorted({int(c) for s in signatures for c in s.classes})
+    where = {c: i for i, c in enumerate(classes)}
+    dimension = signatures[0].dimension
+    means = np.full((len(signatures), len(classes), dimension), np.nan)
+    for row, signature in enumerate(signatures):
+        for c, mean in zip(signature.classes, signature.means, strict=True):
+            means[row, where[int(c)]] = mean
+    centre = np.nanmean(means, axis=0)
+    flat = np.where(np.isnan(means), centre, means) - centre
+    flat = flat.reshape(len(signatures), -1)
+    left, values, _ = np.linalg.svd(flat, full_matrices=False)
+    points: NDArray[np.float64] = np.zeros((len(signatures), 2))
+    points[:, : min(2, len(values))] = left[:, :2] * values[:2]
+    return points / max(float(np.abs(points).max()), 1e-9)

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .lib.models import load_model as load_model
     from .lib.models import load_weights as load_weights
     from .lib.models import save_model as save_model
+    from .lib.multitask import make_multitask as make_multitask
+    from .lib.routers import AttributeRouter as AttributeRouter
+    from .lib.routers import GaussianRouter as GaussianRouter
     from .lib.trainable import Trainable as Trainable
     from .strategies.checks import check_strategy as check_strategy
 
@@ -28,6 +31,8 @@ __version__ = "0.1.0"
 
 # Where each public name lives; None as the attribute means the module itself.
 _PLACES: dict[str, tuple[str, str | None]] = {
+    "AttributeRouter": (".lib.routers", "AttributeRouter"),
+    "GaussianRouter": (".lib.routers", "GaussianRouter"),
     "Trainable": (".lib.trainable", "Trainable"),
     "check_strategy": (".strategies.checks", "check_strategy"),
     "collaborative_training": (".fl_client.collaborative_training", None),
@@ -38,12 +43,15 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "load_train_dataset": (".lib.datasets", "load_train_dataset"),
     "load_weights": (".lib.models", "load_weights"),
     "losses": (".lib.losses", None),
+    "make_multitask": (".lib.multitask", "make_multitask"),
     "metrics": (".lib.metrics", None),
     "optimizers": (".lib.optimizers", None),
     "save_model": (".lib.models", "save_model"),
 }
 
 __all__ = [
+    "AttributeRouter",
+    "GaussianRouter",
     "Trainable",
     "check_strategy",
     "collaborative_training",
@@ -54,6 +62,7 @@ __all__ = [
     "load_train_dataset",
     "load_weights",
     "losses",
+    "make_multitask",
     "metrics",
     "optimizers",
     "save_model",

@@ -3,9 +3,9 @@
 
 Over the classes c that two signatures a and b share, with w_c = n_a·n_b/(n_a+n_b):
 
-    δ_c = ‖μ_a − μ_b‖² − tr Σ_a/n_a − tr Σ_b/n_b          squared distance of the means, without bias
-    Z   = Σ w_c·δ_c / √Var(Σ w_c·δ_c)                     Chen & Qin 2010; about N(0, 1) where nothing differs
-    η   = Σ w_c·δ_c / Σ w_c·u_c                           in units of u, so that one threshold serves all data
+    δ_c = ‖μ_a − μ_b‖² − tr Σ_a/n_a − tr Σ_b/n_b    squared distance of the means, without bias (Chen & Qin 2010)
+    η   = Σ w_c·δ_c / Σ w_c·u_c                     in units of u, so that one threshold serves all data
+    Z   = Σ w_c·‖μ_a − μ_b‖², brought to N(0, 1) where nothing differs
 
 u is the classes' own variance s, or twice the squared distance B between different classes where that is less. On
 Fashion-MNIST B ≈ s; on photographs classes lie close together (B ≈ s/15), so even a whole permutation of the labels
@@ -253,7 +253,7 @@ def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
     """
     a, b = rows.statistics(), columns.statistics()
     shape = (len(rows), len(columns))
-    above, variance, own, weights = (np.zeros(shape) for _ in range(4))
+    above, chance, variance, own, weights = (np.zeros(shape) for _ in range(5))
     for c in range(len(rows.classes)):
         i, j = np.flatnonzero(a.n[:, c]), np.flatnonzero(b.n[:, c])
         if not len(i) or not len(j):
@@ -264,38 +264,47 @@ def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
         w = na * nb / (na + nb)
         gap = a.mean[i, c] @ b.mean[j, c].T
         gap *= -2
-        gap += (a.norm - a.error)[i, c][:, None]
-        gap += (b.norm - b.error)[j, c][None, :]
+        gap += a.norm[i, c][:, None]
+        gap += b.norm[j, c][None, :]
         gap *= w
         above[where] += gap
+        chance[where] += w * (a.error[i, c][:, None] + b.error[j, c][None, :])
         own[where] += w * (a.trace[i, c][:, None] + b.trace[j, c][None, :])
         weights[where] += w
         w *= a.root[i, c][:, None] + b.root[j, c][None, :]
         variance[where] += 2 * w**2
-    return _finish(above, own / 2, variance, weights, between)
+    return _finish(above, chance, variance, own / 2, weights, between)
 
 
 def compare_each(rows: Sums, others: Sums, between: float | None) -> Comparison:
     """Return the distance of each row of `rows` to the same row of `others`, as k x 1."""
     a, b = rows.statistics(), others.statistics()
     w = a.n * b.n / np.maximum(a.n + b.n, 1)
-    gap = ((a.mean - b.mean) ** 2).sum(2) - a.error - b.error
-    columns = (w * gap, w * (a.trace + b.trace) / 2, 2 * (w * (a.root + b.root)) ** 2, w)
-    above, own, variance, weights = (column.sum(1, keepdims=True) for column in columns)
-    return _finish(above, own, variance, weights, between)
+    gap = ((a.mean - b.mean) ** 2).sum(2)
+    columns = (w * gap, w * (a.error + b.error), 2 * (w * (a.root + b.root)) ** 2, w * (a.trace + b.trace) / 2, w)
+    above, chance, variance, own, weights = (column.sum(1, keepdims=True) for column in columns)
+    return _finish(above, chance, variance, own, weights, between)
 
 
-def _finish(above: _Array, own: _Array, variance: _Array, weights: _Array, between: float | None) -> Comparison:
-    """Return the distances from Σ w·δ, Σ w·s, its variance and Σ w."""
+def _finish(
+    above: _Array, chance: _Array, variance: _Array, own: _Array, weights: _Array, between: float | None
+) -> Comparison:
+    """Return the distances from Σ w·‖μ_a − μ_b‖², what it is and how it varies by chance, Σ w·s and Σ w."""
     unit = own if between is None else np.clip(2 * between * weights, _LEAST_UNIT * own, own)
     unit = np.maximum(unit, _TINY * weights)
-    sigma = np.sqrt(np.maximum(variance, (_TINY * weights) ** 2))
     shared = weights > 0
-    safe = np.where(shared, unit, 1)
+    unit = np.where(shared, unit, 1)
+    least = np.where(shared, _TINY * weights, 1)
+    chance = np.maximum(chance, least)
+    variance = np.maximum(variance, least**2)
+    # A sum of squares, so its cube root is normal (Wilson & Hilferty 1931): where few directions vary, chance alone
+    # gives four standard deviations in one pair of a hundred.
+    flat = 2 / 9 * variance / (2 * chance**2)
+    z = (np.cbrt(np.maximum(above, 0) / chance) - 1 + flat) / np.sqrt(flat)
     return Comparison(
-        eta=np.where(shared, above / safe, np.inf),
-        z=np.where(shared, above / np.where(shared, sigma, 1), np.inf),
-        sigma=np.where(shared, sigma / safe, np.inf),
+        eta=np.where(shared, (above - chance) / unit, np.inf),
+        z=np.where(shared, z, np.inf),
+        sigma=np.where(shared, np.sqrt(variance) / unit, np.inf),
     )
 
 

@@ -4,19 +4,24 @@
 from __future__ import annotations
 
 import math
+import struct
 import zlib
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ..core.errors import DatasetError
+from ..core.errors import DatasetError, WireError
 from .signature_format import MAX_DIMENSION
 
-__all__ = ["SignatureSpec", "classes_of", "features_of"]
+__all__ = ["InputMoments", "SignatureSpec", "classes_of", "features_of", "needs_moments"]
 
 _BLOCK = 2**20
+_MOST_FEATURES = 65_536
+_COUNT = struct.Struct(">I")
 
 
 class SignatureSpec(BaseModel):
@@ -43,7 +48,10 @@ class SignatureSpec(BaseModel):
     centre, spread
         Mean and standard deviation to standardise inputs with, one number or one for each entry of their last axis
         (feature or channel). Empty: each sample is standardised by its own mean and deviation, so that edges need not
-        agree on anything first.
+        agree on anything first. That is best for images (Fashion-MNIST, rotations: least η .69, and .47 with one
+        scale for all) and as good for sensor windows. Tables whose features have units of their own need
+        `standardised`: with a feature of pressures near 1013 among accelerations, label permutations are found with
+        ARI 1.0 instead of .74. An edge's own mean and deviation would hide just the shifts that are to be found.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,10 +66,98 @@ class SignatureSpec(BaseModel):
     centre: tuple[float, ...] = Field(default=(), max_length=65_536)
     spread: tuple[float, ...] = Field(default=(), max_length=65_536)
 
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        if len(self.centre) != len(self.spread):
+            raise ValueError(f"centre has {len(self.centre)} numbers and spread {len(self.spread)}; expected as many")
+        if not all(map(math.isfinite, self.centre)) or not all(0 < s < math.inf for s in self.spread):
+            raise ValueError("centre and spread are not all finite, or a spread is not above 0; leave both empty")
+        return self
+
+    def standardised(self, moments: Sequence[InputMoments]) -> SignatureSpec:
+        """Return this spec with the centre and spread that the edges' inputs have in common.
+
+        Each is the median over the edges, so that a few of them with absurd numbers do not matter.
+
+        Raises
+        ------
+        ValueError
+            If there are none, or the edges' inputs differ in their last axis.
+        """
+        sizes = {len(m.means) for m in moments}
+        if len(sizes) != 1:
+            raise ValueError(f"edges have inputs with {sorted(sizes)} features; expected one number for all")
+        centre = np.median([m.means for m in moments], axis=0)
+        spread = np.sqrt(np.median([m.variances + (m.means - centre) ** 2 for m in moments], axis=0))
+        spread = np.where(spread > 1e-6 * np.maximum(np.abs(centre), 1e-6), spread, 1.0)
+        return SignatureSpec(
+            **{**self.model_dump(), "centre": tuple(centre.tolist()), "spread": tuple(spread.tolist())}
+        )
+
     @property
     def identity(self) -> int:
         """A checksum: signatures with different ones cannot be compared."""
         return zlib.crc32(self.model_dump_json(exclude={"min_count", "noise", "use_labels"}).encode())
+
+
+@dataclass(frozen=True)
+class InputMoments:
+    """Mean and variance of an edge's inputs for each entry of their last axis (feature or channel): k float64 each."""
+
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, x: ArrayLike) -> InputMoments:
+        """Return the moments of inputs, samples first.
+
+        Raises
+        ------
+        DatasetError
+            If there are no values, or some are not finite.
+        """
+        values = np.asarray(x)
+        if values.ndim < 2 or not values.size or values.dtype.kind not in "biuf":
+            raise DatasetError(
+                f"inputs are {values.dtype} of shape {values.shape}; expected numbers, samples x features"
+            )
+        axes = tuple(range(values.ndim - 1))
+        means = values.mean(axes, dtype=np.float64)
+        variances = values.var(axes, dtype=np.float64)
+        if not (np.isfinite(means).all() and np.isfinite(variances).all()):
+            raise DatasetError("inputs have NaN or infinite values; remove or replace them before they are signed")
+        return cls(means, variances)
+
+    def to_bytes(self) -> bytes:
+        """Return the wire form, 4 + 16·k bytes."""
+        return (
+            _COUNT.pack(len(self.means)) + self.means.astype("<f8").tobytes() + self.variances.astype("<f8").tobytes()
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> InputMoments:
+        """Return what `to_bytes` was called on.
+
+        Raises
+        ------
+        WireError
+            If `data` is damaged, or has values that are not finite or variances below 0.
+        """
+        size = _COUNT.unpack_from(data)[0] if len(data) >= _COUNT.size else 0
+        if not 1 <= size <= _MOST_FEATURES or len(data) != _COUNT.size + 16 * size:
+            raise WireError(f"moments of {size} features have {len(data)} bytes; they were cut on their way")
+        means, variances = np.frombuffer(data, "<f8", offset=_COUNT.size).astype(np.float64).reshape(2, size)
+        if not (np.isfinite(means).all() and np.isfinite(variances).all() and (variances >= 0).all()):
+            raise WireError("moments are not finite or have a variance below 0; do not count their edge")
+        return cls(means, variances)
+
+
+def needs_moments(x: ArrayLike) -> bool:
+    """Tell whether inputs are a table, whose features have units of their own, so that a spec needs their moments.
+
+    Images, windows and sequences are standardised sample by sample as well or better.
+    """
+    return np.ndim(x) == 2
 
 
 def classes_of(y: NDArray[Any], count: int) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:

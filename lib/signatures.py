@@ -20,18 +20,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..core.errors import DatasetError
 from .signature_distance import Distance, Sums, distance, drifted, label_free_eta
-from .signature_features import SignatureSpec, classes_of, features_of
+from .signature_features import InputMoments, SignatureSpec, classes_of, features_of, needs_moments
 from .signature_format import MAX_CLASSES, UNLABELLED, Signature
 
 __all__ = [
     "Distance",
     "Embedding",
+    "InputMoments",
     "Signature",
     "SignatureSpec",
     "distance",
     "drifted",
     "label_free_eta",
     "merge",
+    "needs_moments",
     "noise_for",
     "sign",
 ]

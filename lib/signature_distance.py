@@ -28,6 +28,7 @@ __all__ = [
     "MIN_Z",
     "Comparison",
     "Distance",
+    "Statistics",
     "Sums",
     "compare",
     "compare_each",
@@ -155,7 +156,7 @@ class Sums:
         """Return these rows and then those of `other`."""
         return Sums(self.classes, *(np.concatenate(pair) for pair in zip(self.parts(), other.parts(), strict=True)))
 
-    def statistics(self) -> _Statistics:
+    def statistics(self) -> Statistics:
         """Return what `compare` needs of each row."""
         n, least = self.n, np.maximum(self.n, 1)
         mean = self.first / least[..., None]
@@ -163,7 +164,7 @@ class Sums:
         trace = np.maximum(self.second - n * norm, 0) / np.maximum(n - 1, 1)
         noise = self.noise / least**2
         dimension = self.first.shape[2]
-        return _Statistics(
+        return Statistics(
             n=n,
             mean=mean,
             norm=norm,
@@ -194,13 +195,27 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class _Statistics:
+class Statistics:
+    """What `compare` needs of each row of `Sums`: n, μ, |μ|², tr Σ, and the mean's own variance (trace and root)."""
+
     n: _Array
     mean: _Array
     norm: _Array
     trace: _Array
     error: _Array
     root: _Array
+
+    def parts(self) -> tuple[_Array, ...]:
+        """Return the arrays themselves."""
+        return self.n, self.mean, self.norm, self.trace, self.error, self.root
+
+    def __getitem__(self, rows: Any) -> Statistics:
+        return Statistics(*(part[rows] for part in self.parts()))
+
+    def put(self, row: int, other: Statistics) -> None:
+        """Set `row` to the only row of `other`."""
+        for part, new in zip(self.parts(), other.parts(), strict=True):
+            part[row] = new[0]
 
 
 @dataclass(frozen=True)
@@ -276,11 +291,10 @@ def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
     return _finish(above, chance, variance, own / 2, weights, between)
 
 
-def compare_each(rows: Sums, others: Sums, between: float | None) -> Comparison:
-    """Return the distance of each row of `rows` to the same row of `others`, as k x 1."""
-    a, b = rows.statistics(), others.statistics()
+def compare_each(a: Statistics, b: Statistics, between: float | None) -> Comparison:
+    """Return the distance of each row of `a` to the same row of `b`, or of one row to each, as k x 1."""
     w = a.n * b.n / np.maximum(a.n + b.n, 1)
-    gap = ((a.mean - b.mean) ** 2).sum(2)
+    gap = a.norm + b.norm - 2 * np.einsum("kcd,kcd->kc", *np.broadcast_arrays(a.mean, b.mean))
     columns = (w * gap, w * (a.error + b.error), 2 * (w * (a.root + b.root)) ** 2, w * (a.trace + b.trace) / 2, w)
     above, chance, variance, own, weights = (column.sum(1, keepdims=True) for column in columns)
     return _finish(above, chance, variance, own, weights, between)
@@ -295,6 +309,7 @@ def _finish(
     shared = weights > 0
     unit = np.where(shared, unit, 1)
     least = np.where(shared, _TINY * weights, 1)
+    difference = above - chance
     chance = np.maximum(chance, least)
     variance = np.maximum(variance, least**2)
     # A sum of squares, so its cube root is normal (Wilson & Hilferty 1931): where few directions vary, chance alone
@@ -302,7 +317,7 @@ def _finish(
     flat = 2 / 9 * variance / (2 * chance**2)
     z = (np.cbrt(np.maximum(above, 0) / chance) - 1 + flat) / np.sqrt(flat)
     return Comparison(
-        eta=np.where(shared, (above - chance) / unit, np.inf),
+        eta=np.where(shared, difference / unit, np.inf),
         z=np.where(shared, z, np.inf),
         sigma=np.where(shared, np.sqrt(variance) / unit, np.inf),
     )

@@ -122,8 +122,8 @@ class InputMoments:
                 f"inputs are {values.dtype} of shape {values.shape}; expected numbers, samples x features"
             )
         axes = tuple(range(values.ndim - 1))
-        means = values.mean(axes, dtype=np.float64)
-        variances = values.var(axes, dtype=np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            means, variances = values.mean(axes, dtype=np.float64), values.var(axes, dtype=np.float64)
         if not (np.isfinite(means).all() and np.isfinite(variances).all()):
             raise DatasetError("inputs have NaN or infinite values; remove or replace them before they are signed")
         return cls(means, variances)
@@ -160,8 +160,8 @@ def needs_moments(x: ArrayLike) -> bool:
     return np.ndim(x) == 2
 
 
-def classes_of(y: NDArray[Any], count: int) -> tuple[NDArray[np.int64] | None, NDArray[np.float64] | None]:
-    """Return class ids, or continuous targets (n x k)."""
+def classes_of(y: NDArray[Any], count: int) -> NDArray[np.int64] | None:
+    """Return class ids of `count` labels, or None where they are no classes (several continuous targets)."""
     if y.ndim == 0 or len(y) != count:
         raise DatasetError(f"labels have shape {y.shape}, expected one for each of the {count} inputs")
     if y.ndim > 1 and y[0:1].size == 1:
@@ -169,24 +169,31 @@ def classes_of(y: NDArray[Any], count: int) -> tuple[NDArray[np.int64] | None, N
     if y.dtype.kind in "US":
         found, inverse = np.unique(y, return_inverse=True)
         hashed = [zlib.crc32(str(name).encode()) >> 1 for name in found.tolist()]
-        return np.array(hashed, np.int64)[inverse], None
+        return np.array(hashed, np.int64)[inverse]
     if y.dtype.kind not in "biuf":
         raise DatasetError(f"labels are {y.dtype}, expected numbers or text")
     if y.dtype.kind == "f" and not np.isfinite(y).all():
         raise DatasetError("labels are not all finite numbers; remove those samples")
-    if y.ndim == 1 and (y.dtype.kind != "f" or (y == np.rint(y)).all()) and _fits(y):
-        return y.astype(np.int64), None
-    rows = y.reshape(len(y), -1)
-    if y.ndim == 2 and ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all():
-        return rows.argmax(1).astype(np.int64), None
-    return None, rows.astype(np.float64)
+    if y.ndim == 1:
+        whole = (y.dtype.kind != "f" or bool((y == np.rint(y)).all())) and _fits(y)
+        return y.astype(np.int64) if whole else _bins(y.astype(np.float64))
+    if y.ndim == 2 and ((y == 0) | (y == 1)).all() and (y.sum(1) == 1).all():
+        chosen: NDArray[np.int64] = y.argmax(1).astype(np.int64)
+        return chosen
+    return None
+
+
+def _bins(y: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return sign and power of two of each target: bins that edges need not agree on, whatever the unit is."""
+    bins: NDArray[np.int64] = (np.sign(y) * (np.frexp(y)[1] + 2000)).astype(np.int64)
+    return bins
 
 
 def _fits(y: NDArray[Any]) -> bool:
     return not len(y) or (float(y.min()) > -(2**31) and float(y.max()) < 2**31)
 
 
-def features_of(x: NDArray[Any], targets: NDArray[np.float64] | None, spec: SignatureSpec) -> NDArray[np.float32]:
+def features_of(x: NDArray[Any], spec: SignatureSpec) -> NDArray[np.float32]:
     """Return φ: n x D."""
     count = len(x)
     flat = x.reshape(count, -1) if count else x.reshape(0, math.prod(x.shape[1:]))
@@ -206,9 +213,6 @@ def features_of(x: NDArray[Any], targets: NDArray[np.float64] | None, spec: Sign
         block /= spread if spread.shape[1] == 1 else np.tile(spread, (end - begin) // last)
         angles += block @ _normal(stream, (end - begin) * spec.dimension).reshape(end - begin, spec.dimension)
     angles *= spec.scale / math.sqrt(size)
-    if targets is not None:
-        weights = _normal(stream, targets.shape[1] * spec.dimension).reshape(-1, spec.dimension)
-        angles += (np.arcsinh(targets) @ weights * (spec.scale / math.sqrt(targets.shape[1]))).astype(np.float32)
     angles += phase.astype(np.float32)
     np.cos(angles, out=angles)
     angles *= math.sqrt(2 / spec.dimension)
@@ -221,7 +225,8 @@ def _standard(flat: NDArray[Any], last: int, spec: SignatureSpec) -> tuple[NDArr
     rows = max(1, _BLOCK // flat.shape[1])
     for begin in range(0, len(flat), rows):
         block = flat[begin : begin + rows].astype(np.float64)
-        means[begin : begin + rows, 0], deviations[begin : begin + rows, 0] = block.mean(1), block.std(1)
+        with np.errstate(invalid="ignore", over="ignore"):
+            means[begin : begin + rows, 0], deviations[begin : begin + rows, 0] = block.mean(1), block.std(1)
     if not (np.isfinite(means).all() and np.isfinite(deviations).all()):
         raise DatasetError("inputs have NaN or infinite values; remove or replace them before they are signed")
     if not spec.centre:

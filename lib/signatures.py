@@ -78,7 +78,8 @@ def sign(x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embeddin
         Inputs of any shape and numeric dtype, samples first: n x ….
     y
         Labels, n; None where there are none. Whole numbers are classes, also as floats; text is hashed; one-hot rows
-        (n x K) are classes too. Continuous targets (n or n x k) become further inputs, so that y given x counts.
+        (n x K) are classes too. One continuous target is binned by its sign and power of two, so that y given x
+        counts; several are left out, and so are labels of other shapes.
     spec
         What the server sent.
     embed
@@ -99,12 +100,12 @@ def sign(x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embeddin
     inputs = np.asarray(x)
     if inputs.ndim == 0 or inputs.dtype.kind not in "biuf":
         raise DatasetError(f"inputs are {inputs.dtype} of shape {inputs.shape}; expected numbers, samples first")
-    labels, targets = (None, None) if y is None or not spec.use_labels else classes_of(np.asarray(y), len(inputs))
+    labels = None if y is None or not spec.use_labels else classes_of(np.asarray(y), len(inputs))
     if embed is not None:
         inputs = np.asarray(embed(inputs))
         if inputs.ndim < 2 or inputs.dtype.kind != "f":
             raise DatasetError(f"the embedding gave {inputs.dtype} of shape {inputs.shape}; expected floats, n x k")
-    features = features_of(inputs, targets, spec)
+    features = features_of(inputs, spec)
     ids = np.full(len(inputs), UNLABELLED, np.int64) if labels is None else labels
     return _summarise(features, ids, spec, labelled=labels is not None)
 

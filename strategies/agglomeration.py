@@ -56,6 +56,7 @@ def agglomerate(sums: Sums, between: float | None, limits: Limits) -> tuple[_Lab
     node = np.arange(count)
     root = np.arange(count)
     sums = sums[np.arange(count)]
+    known = sums.statistics()
     found = compare(sums, sums, between)
     key, height = merge_key(found, limits), found.eta
     np.fill_diagonal(key, np.inf)
@@ -76,17 +77,19 @@ def agglomerate(sums: Sums, between: float | None, limits: Limits) -> tuple[_Lab
             root[root == names[j]] = names[i]
             sums.add(i, j)
             alive[j] = False
-            found = compare(sums[i : i + 1], sums, between)
-            row = np.where(alive, merge_key(found, limits)[0], np.inf)
+            known.put(i, sums[i : i + 1].statistics())
+            found = compare_each(known[i : i + 1], known, between)
+            row = np.where(alive, merge_key(found, limits)[:, 0], np.inf)
             row[i] = np.inf
             key[j, :] = key[:, j] = np.inf
             key[i, :] = key[:, i] = row
-            height[i, :] = height[:, i] = found.eta[0]
+            height[i, :] = height[:, i] = found.eta[:, 0]
             _update_best(key, best, least, i, j)
         if not np.isfinite(least.min()):
             break
         rows = np.flatnonzero(alive)
-        sums, names, key, height = sums[rows], names[rows], key[np.ix_(rows, rows)], height[np.ix_(rows, rows)]
+        sums, known, names = sums[rows], known[rows], names[rows]
+        key, height = key[np.ix_(rows, rows)], height[np.ix_(rows, rows)]
     return np.unique(root, return_inverse=True)[1].astype(np.intp), steps
 
 
@@ -184,7 +187,8 @@ def _settle(sums: Sums, labels: _Labels, founders: _Labels, between: float | Non
 
 def compare_with_rest(sums: Sums, labels: _Labels, rows: _Labels, totals: Sums, between: float | None) -> Comparison:
     """Compare each of `rows` with the rest of its group."""
-    return compare_each(sums[rows], totals[labels[rows]].minus(sums[rows]), between)
+    rest = totals[labels[rows]].minus(sums[rows])
+    return compare_each(sums[rows].statistics(), rest.statistics(), between)
 
 
 def _place_rest(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: Limits) -> _Labels:

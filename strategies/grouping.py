@@ -233,10 +233,13 @@ def _result(
 
 def _numbered(labels: _Labels) -> _Labels:
     """Return labels that count groups in the order of their first members."""
-    found, first = np.unique(labels[labels >= 0], return_index=True)
-    rank = np.empty(len(found), np.intp)
-    rank[np.argsort(first)] = np.arange(len(found))
-    return np.where(labels >= 0, rank[np.searchsorted(found, labels).clip(0, max(len(found) - 1, 0))], UNGROUPED)
+    grouped = labels >= 0
+    _, first, place = np.unique(labels[grouped], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.intp)
+    rank[np.argsort(first)] = np.arange(len(first))
+    numbered = np.full(len(labels), UNGROUPED, np.intp)
+    numbered[grouped] = rank[place]
+    return numbered
 
 
 def assign(signature: Signature, groups: Sequence[Group], *, z: float = MIN_Z, eta: float = MIN_ETA) -> Assignment:

@@ -164,10 +164,18 @@ class KerasMultitaskModel(keras.Model):  # type: ignore[misc]
         One task's model, as `keras.saving.serialize_keras_object` makes it.
     router
         The router's card, as JSON makes it.
+    optimizer_built
+        Whether the file that this config is from holds a state of the optimizer.
     """
 
     def __init__(
-        self, architecture: dict[str, Any], router: Mapping[str, Any], *, name: str = "multitask", **kwargs: Any
+        self,
+        architecture: dict[str, Any],
+        router: Mapping[str, Any],
+        *,
+        optimizer_built: bool = False,
+        name: str = "multitask",
+        **kwargs: Any,
     ) -> None:
         card = _card(router)
         models = TaskModels(architecture, len(card.task_names), name="tasks")
@@ -187,6 +195,7 @@ class KerasMultitaskModel(keras.Model):  # type: ignore[misc]
             task = keras.Input((), dtype="int32", name="task")
             super().__init__(inputs=[x, task], outputs=models(x, task), name=name, **kwargs)
         self._card, self._models, self._routing = card, models, routing
+        self._build_optimizer = optimizer_built
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -275,6 +284,7 @@ class KerasMultitaskModel(keras.Model):  # type: ignore[misc]
         return {
             "architecture": self._models.architecture(),
             "router": self._card.model_dump(mode="json"),
+            "optimizer_built": bool(self.compiled and getattr(self.optimizer, "built", False)),
             "name": self.name,
             "trainable": self.trainable,
         }
@@ -284,17 +294,10 @@ class KerasMultitaskModel(keras.Model):  # type: ignore[misc]
         """Return a model with the config's form; its weights are not in there."""
         return cls(**config)
 
-    def get_compile_config(self) -> dict[str, Any] | None:
-        """Return how the model was compiled, and whether its optimizer has a state."""
-        config = super().get_compile_config()
-        return config and {**config, "optimizer_built": bool(getattr(self.optimizer, "built", False))}
-
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile the model; an optimizer without a state gets none, which would be larger than the models."""
-        config = dict(config)
-        built = config.pop("optimizer_built", False)
         self.compile(**keras.saving.deserialize_keras_object(config))
-        if built and self.optimizer is not None:
+        if self._build_optimizer and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
 
 

@@ -305,6 +305,15 @@ def test_it_evaluates_and_trains_as_the_users_model_was_compiled():
     np.testing.assert_array_equal(made.router.scores(X), before)
 
 
+def test_a_copy_that_keras_makes_computes_the_same():
+    model = _functional()
+    model.compile("adam", "mse")
+    made = _made(model)
+    copied = keras.models.clone_model(made)
+    copied.set_weights(made.get_weights())
+    np.testing.assert_array_equal(copied(X), made(X))
+
+
 # Saving
 
 
@@ -324,8 +333,8 @@ def test_one_file_holds_the_models_and_the_router(tmp_path, make, router):
     assert loaded.tasks == NAMES
     assert loaded.compiled
     assert isinstance(keras.saving.load_model(path), KerasMultitaskModel)
-    # An optimizer without a state takes no room in the file.
-    assert path.stat().st_size < 3 * len(model_bytes(model, ".keras")) + 60_000
+    # Its iterations and learning rate: an optimizer that has no state takes no room.
+    assert len(loaded.optimizer.variables) == 2
 
 
 def test_an_optimizers_state_comes_back(tmp_path):

@@ -73,6 +73,8 @@ def test_a_chunk_goes_where_its_samples_go_on_average():
     x = np.array([[3.0], [-1.0], [-1.0], [-3.0], [1.0]])
     assert router.route(x).tolist() == [1, 0, 0, 0, 1]
     assert router.route(x, chunks=["a", "a", "a", "b", "b"]).tolist() == [1, 1, 1, 0, 0]
+    means = [router.scores(x[:3]).mean(axis=0), router.scores(x[3:]).mean(axis=0)]
+    np.testing.assert_allclose(router.scores(x, chunks=[0, 0, 0, 1, 1]), np.repeat(means, [3, 2], axis=0))
     # A chunk's samples need not be neighbours.
     assert router.route(x, chunks=[7, 9, 9, 9, 7]).tolist() == [1, 0, 0, 0, 1]
 

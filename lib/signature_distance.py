@@ -250,8 +250,9 @@ def separation(sums: Sums) -> float | None:
     centre = np.einsum("kc,kcd->kd", share, s.mean)
     spread = (share * s.norm).sum(1) - (centre**2).sum(1) - (share * (1 - share) * s.error).sum(1)
     pairs = (1 - (share**2).sum(1)) / 2
-    weight = total[:, 0]
     usable = (s.n > 0).sum(1) > 1
+    # No row counts for more than ten usual ones: one that claims a million samples must not set everyone's yardstick.
+    weight = np.minimum(total[:, 0], 10 * np.median(total[usable])) if usable.any() else total[:, 0]
     below = float((weight * pairs)[usable].sum())
     return max(float((weight * spread)[usable].sum()) / below, 0.0) if below > _TINY else None
 

@@ -41,7 +41,7 @@ class SignatureSpec(BaseModel):
         A class with fewer samples on an edge is left out: small counts and what they give away never leave it.
     noise
         Standard deviation of the noise on a class mean, in units of the most that replacing one sample can move it
-        (3/n_c); 0 adds none. It protects each single sample's features and norm (Gaussian mechanism), not the counts
+        (3/n_c); 0 adds none. It protects what a single sample of known class looks like (Gaussian mechanism), not the counts
         n_c, which are sent as they are. See `noise_for`.
     use_labels
         Whether to take means class by class. Without, only the inputs are compared.

@@ -163,6 +163,7 @@ def _write(ours: dict[int, list[dict[str, float]]], peer: dict[int, list[dict[st
 
     largest = SIZES[-1]
     seconds = {size: median(values(runs, "seconds")) for size, runs in ours.items()}
+    # The first size that is grouped online is 10,000.
     exponent = math.log(seconds[largest] / seconds[10_000]) / math.log(largest / 10_000)
     joiner = values(ours[largest], "joiner", 1e-3)
     memory = values(ours[largest], "memory", 1e9)

@@ -41,8 +41,9 @@ class SignatureSpec(BaseModel):
         A class with fewer samples on an edge is left out: small counts and what they give away never leave it.
     noise
         Standard deviation of the noise on a class mean, in units of the most that replacing one sample can move it
-        (3/n_c); 0 adds none. It protects what a single sample of known class looks like (Gaussian mechanism), not the counts
-        n_c, which are sent as they are. See `noise_for`.
+        (3/n_c); 0 adds none. It protects what a single sample of a known class looks like (Gaussian mechanism), not
+        the counts n_c, which are sent as they are. On Fashion-MNIST with 200 to 500 samples an edge, ε = 8 costs
+        nothing, ε = 4 misplaces edges (ARI .69 to 1.0) and ε = 2 finds one group only. See `noise_for`.
     use_labels
         Whether to take means class by class. Without, only the inputs are compared.
     centre, spread

@@ -173,7 +173,7 @@ def _settle(sums: Sums, labels: _Labels, founders: _Labels, between: float | Non
         alone = np.bincount(here, minlength=count)[here] == 1
         rejected = own.rejects(limits.z, limits.eta)[:, 0] & ~alone
         mine = merge_key(own, limits)[:, 0]
-        moved = ~alone & (offer < np.where(rejected, np.inf, mine - limits.eta / 2))
+        moved = ~alone & (offer < np.where(rejected, np.inf, mine - limits.eta / 4))
         expelled = rejected & ~moved
         if not (moved.any() or expelled.any()):
             break

@@ -38,7 +38,7 @@ _MOST_BYTES = 2**32 - 1
 _LEVELS = 127
 _ESCAPE = 255
 _STEP = 1.0  # of the root mean square of the differences; benchmarks/compression.py compares the accuracy
-_SQUARED = 1e18  # squares of larger float32 overflow
+_SQUARED = 1e14  # sums of squares of larger float32 overflow
 _LEAST = 1e-18  # a difference below this is none, and its square would be no normal float32
 _SMALL = 256  # entries; below this the head of a sparse array costs more than it saves
 
@@ -139,11 +139,11 @@ def encode(
     decoded: Weights = {}
     for name, value in target.items():
         start = base[name] if base is not None else None
-        kind, body = _encode_array(value, start, coder, residual.get(name) if residual is not None else None)
+        lost = residual.get(name) if residual is not None else None
+        kind, body, decoded[name] = _encode_array(value, start, coder, lost)
         if len(body) > _MOST_BYTES:
             raise WireError(f"array {name} has more than {_MOST_BYTES} bytes and cannot be sent; split the layer")
         items += [_ITEM.pack(kind, len(body)), body]
-        decoded[name] = _decode_array(kind, body, value.dtype, value.shape, start)
     return b"".join(items), decoded
 
 
@@ -174,9 +174,8 @@ def decode(data: bytes, form: Sequence[ArraySpec], base: Mapping[str, NDArray[An
             dtype = np.dtype(spec.dtype)
             if dtype.kind not in "biufc" or min(spec.shape, default=0) < 0:
                 raise ValueError(f"{spec} is no array that is sent coded")
-            found[spec.name] = _decode_array(
-                kind, bytes(body), dtype, spec.shape, base[spec.name] if base is not None else None
-            )
+            start = base[spec.name] if base is not None else None
+            found[spec.name] = _decode_array(kind, bytes(body), spec, start)
         except (ValueError, TypeError, KeyError, OverflowError, zlib.error, struct.error) as error:
             raise WireError(f"array {spec.name} of a coded model cannot be read: {error}") from error
     if next(parts, None) is not None:
@@ -199,12 +198,14 @@ def _items(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _encode_array(
     value: NDArray[Any], base: NDArray[Any] | None, coder: Coder, residual: NDArray[Any] | None
-) -> tuple[_Kind, bytes]:
+) -> tuple[_Kind, bytes, NDArray[Any]]:
+    """Return kind, bytes and what they decode to, which is computed from the same numbers in the same order."""
     work = work_dtype(value.dtype)
-    if residual is None and base is not None and value.tobytes() == base.tobytes():
-        return _Kind.SAME, b""
     if work is None or coder.method == "exact" or not value.size:
-        return _Kind.RAW, value.tobytes()
+        raw = value.tobytes()
+        if base is not None and raw == base.tobytes():
+            return _Kind.SAME, b"", base
+        return _Kind.RAW, raw, value
     difference = value.astype(work)
     with np.errstate(over="ignore", invalid="ignore"):
         if base is not None:
@@ -214,17 +215,48 @@ def _encode_array(
         flat = difference.reshape(-1)
         largest = float(np.abs(flat).max())
     if not math.isfinite(largest):  # of two finite values that are as far apart as can be
-        return _Kind.RAW, value.tobytes()
+        return _Kind.RAW, value.tobytes(), value
     if largest < _LEAST:
-        return (_Kind.SAME, b"") if base is not None else (_Kind.RAW, value.tobytes())
+        return (_Kind.SAME, b"", base) if base is not None else (_Kind.RAW, value.tobytes(), value)
     if coder.method == "fp16":
-        return _Kind.HALF, _SCALE.pack(largest) + (flat / work.type(largest)).astype("<f2").tobytes()
+        halves = (flat / work.type(largest)).astype("<f2")
+        return _Kind.HALF, _SCALE.pack(largest) + halves.tobytes(), _moved(halves, largest, value, base)
     if base is None:
         raise ValueError("a whole model is coded as exact or fp16 only")
     if coder.method == "int8" or flat.size < _SMALL:
         step, levels = _rounded(flat, largest)
-        return _Kind.BYTE, _SCALE.pack(step) + _deflate(levels)
-    return _Kind.SPARSE, _encode_sparse(flat, coder.fraction)
+        return _Kind.BYTE, _SCALE.pack(step) + _deflate(levels), _moved(levels, step, value, base)
+    places = _largest(flat, coder.fraction)
+    step, levels = _rounded(flat[places], largest)
+    gaps = _deflate(_gaps(places))
+    head = _SCALE.pack(step) + _COUNT.pack(len(places)) + _COUNT.pack(len(gaps))
+    return _Kind.SPARSE, head + gaps + _deflate(levels), _moved_at(places, levels, step, base)
+
+
+def _moved(
+    levels: NDArray[Any], scale: float, like: NDArray[Any] | ArraySpec, base: NDArray[Any] | None
+) -> NDArray[Any]:
+    """Return `base` with so many times `scale` added to each entry."""
+    dtype = np.dtype(like.dtype)
+    work = work_dtype(dtype)
+    assert work is not None
+    found = levels.astype(work).reshape(like.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        found *= work.type(scale)
+        if base is not None:
+            found += base
+        return found.astype(dtype, copy=False)
+
+
+def _moved_at(places: NDArray[np.intp], levels: NDArray[Any], scale: float, base: NDArray[Any]) -> NDArray[Any]:
+    """Return `base` with so many times `scale` added to the entries at `places`."""
+    work = work_dtype(base.dtype)
+    assert work is not None
+    found = np.array(base, order="C")
+    flat = found.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        flat[places] = (flat[places].astype(work) + levels.astype(work) * work.type(scale)).astype(base.dtype)
+    return found
 
 
 def _rounded(flat: NDArray[Any], largest: float) -> tuple[float, NDArray[np.int8]]:
@@ -238,17 +270,12 @@ def _rounded(flat: NDArray[Any], largest: float) -> tuple[float, NDArray[np.int8
     return step, np.asarray(scaled, dtype=np.int8)
 
 
-def _encode_sparse(flat: NDArray[Any], fraction: float) -> bytes:
+def _largest(flat: NDArray[Any], fraction: float) -> NDArray[np.intp]:
+    """Return where the largest entries are, in ascending order."""
     kept = max(1, min(flat.size, round(flat.size * fraction)))
     sizes = np.abs(flat)
     threshold = np.partition(sizes, flat.size - kept)[flat.size - kept]
-    places = np.flatnonzero((sizes >= threshold) & (sizes > 0))[:kept]
-    values = flat[places]
-    largest = float(np.abs(values).max())
-    step, levels = _rounded(values, largest)
-    gaps = _deflate(_gaps(places))
-    head = _SCALE.pack(step) + _COUNT.pack(len(places)) + _COUNT.pack(len(gaps))
-    return head + gaps + _deflate(levels)
+    return np.flatnonzero((sizes >= threshold) & (sizes > 0))[:kept]
 
 
 def _gaps(places: NDArray[np.intp]) -> NDArray[np.uint8]:
@@ -270,56 +297,46 @@ def _places(gaps: NDArray[np.uint8], count: int, size: int) -> NDArray[np.intp]:
     return places.astype(np.intp)
 
 
-def _decode_array(
-    kind: int, body: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], base: NDArray[Any] | None
-) -> NDArray[Any]:
-    size = math.prod(shape)
+def _decode_array(kind: int, body: bytes, spec: ArraySpec, base: NDArray[Any] | None) -> NDArray[Any]:
+    size, dtype = math.prod(spec.shape), np.dtype(spec.dtype)
     if kind == _Kind.RAW:
         if len(body) != size * dtype.itemsize:
             raise ValueError(f"it has {len(body)} bytes, expected {size * dtype.itemsize}")
-        return np.frombuffer(body, dtype).reshape(shape)
-    work = work_dtype(dtype)
+        return np.frombuffer(body, dtype).reshape(spec.shape)
     if base is not None and kind == _Kind.SAME and not body:
         return base
+    work = work_dtype(dtype)
     if work is None or (base is None and kind != _Kind.HALF):
         raise ValueError(f"kind {kind} does not go with {dtype} {'against a base' if base is not None else 'alone'}")
     if kind == _Kind.HALF:
         if len(body) != _SCALE.size + 2 * size:
             raise ValueError(f"it has {len(body)} bytes, expected {_SCALE.size + 2 * size}")
-        difference = np.frombuffer(body, "<f2", offset=_SCALE.size).astype(work)
-    elif kind == _Kind.BYTE:
-        difference = np.frombuffer(_inflate(body[_SCALE.size :], size), np.int8).astype(work)
-        if len(difference) != size:
-            raise ValueError(f"it has {len(difference)} entries, expected {size}")
-    elif kind == _Kind.SPARSE:
-        return _add_sparse(body, dtype, work, base)
-    else:
-        raise ValueError(f"it is of kind {kind}, which this version does not know")
-    difference *= work.type(_scale(body, work))
-    difference = difference.reshape(shape)
-    with np.errstate(over="ignore", invalid="ignore"):
-        if base is not None:
-            difference += base
-        return difference.astype(dtype, copy=False)
+        halves = np.frombuffer(body, "<f2", offset=_SCALE.size)
+        if not np.isfinite(halves).all():
+            raise ValueError("it has differences that are not finite, which are never sent rounded")
+        return _moved(halves, _scale(body, work), spec, base)
+    if kind == _Kind.BYTE:
+        return _moved(_levels(body[_SCALE.size :], size), _scale(body, work), spec, base)
+    if kind == _Kind.SPARSE and base is not None:
+        return _decode_sparse(body, _scale(body, work), base)
+    raise ValueError(f"it is of kind {kind}, which this version does not know")
 
 
-def _add_sparse(body: bytes, dtype: np.dtype[Any], work: np.dtype[Any], base: NDArray[Any] | None) -> NDArray[Any]:
-    assert base is not None
-    scale = _scale(body, work)
+def _decode_sparse(body: bytes, scale: float, base: NDArray[Any]) -> NDArray[Any]:
     (count,), (length,) = _COUNT.unpack_from(body, _SCALE.size), _COUNT.unpack_from(body, _SCALE.size + _COUNT.size)
     start = _SCALE.size + 2 * _COUNT.size
     if count > base.size or start + length > len(body):
         raise ValueError(f"it says that it keeps {count} of {base.size} entries")
     gaps = _inflate(body[start : start + length], count + base.size // _ESCAPE + 1)
     places = _places(np.frombuffer(gaps, np.uint8), count, base.size)
-    levels = np.frombuffer(_inflate(body[start + length :], count), np.int8)
+    return _moved_at(places, _levels(body[start + length :], count), scale, base)
+
+
+def _levels(data: bytes, count: int) -> NDArray[np.int8]:
+    levels = np.frombuffer(_inflate(data, count), np.int8)
     if len(levels) != count:
         raise ValueError(f"it has {len(levels)} values, expected {count}")
-    found = np.array(base, order="C")
-    flat = found.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        flat[places] = (flat[places].astype(work) + levels.astype(work) * work.type(scale)).astype(dtype)
-    return found
+    return levels
 
 
 def _scale(body: bytes, work: np.dtype[Any]) -> float:

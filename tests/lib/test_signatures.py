@@ -213,6 +213,7 @@ def test_chance_alone_seldom_makes_a_difference():
     made = [sign(rng.normal(size=(100, 1)) * 0.3, rng.integers(0, 2, 100), spec) for _ in range(80)]
     z = [distance(a, b).z for i, a in enumerate(made) for b in made[:i]]
     assert np.mean(np.array(z) > 3) < 0.004
+    assert 0.8 < np.std(z) < 1.2
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,17 @@ def test_edges_are_grouped_by_task_without_saying_how_many_there_are(skew):
     assert found.compared == "labels"
 
 
+def test_other_labels_are_found_where_classes_lie_close_together():
+    def edge(task, seed):
+        rng = np.random.default_rng([task, seed])
+        kind = rng.integers(0, CLASSES, 500)
+        x = 0.35 * CENTRES[kind] + rng.normal(size=(500, 24))
+        return sign(x, (kind + task) % CLASSES, SPEC)
+
+    tasks = [0, 1] * 6
+    assert _sets(group([edge(task, seed) for seed, task in enumerate(tasks)]).labels) == _sets(tasks)
+
+
 @pytest.mark.parametrize("skew", [None, 0.2])
 def test_edges_of_one_task_are_one_group_even_where_their_labels_are_skewed(skew):
     assert len(group(_fleet([0] * 24, skew=skew)).groups) == 1

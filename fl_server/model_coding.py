@@ -23,11 +23,12 @@ from ..lib import exchange
 from ..lib.coded_records import CodedModel, Label, ReplyCoding, read_coded
 from ..lib.compression import Coder, decode, digest, encode, form_of, readable
 from ..lib.exchange import Verb, Weights
+from ..strategies.fedavg import view
 
 if TYPE_CHECKING:
     from .mail import Outgoing
 
-__all__ = ["Dispatch", "ServerCoding"]
+__all__ = ["Dispatch", "SentModel", "ServerCoding"]
 
 _MOST_STEPS = 16
 _CODED_VERBS = (Verb.TRAIN, Verb.EVALUATE)
@@ -59,6 +60,7 @@ class _Chain:
     """The models that edges decoded of one record, the last of them whole."""
 
     target: _Contents | None = None
+    meant: Weights = field(default_factory=dict)
     version: str = ""
     weights: Weights = field(default_factory=dict)
     steps: list[_Step] = field(default_factory=list)
@@ -80,7 +82,8 @@ class _Chain:
             if any(step.base == version for step in self.steps):
                 self.steps.clear()  # back at an earlier model: a way along old steps would be a detour
             self.steps = [*self.steps, _Step(self.version, version, data)][-_MOST_STEPS:]
-        self.target, self.version, self.weights, self.records = contents, version, decoded, {}
+        self.target, self.meant = contents, {name: view(array) for name, array in target.items()}
+        self.version, self.weights, self.records = version, decoded, {}
         return True
 
     def record_for(self, held: str, reply: ReplyCoding) -> ConfigRecord:
@@ -115,14 +118,21 @@ def _whole(version: str, weights: Weights, reply: ReplyCoding, *, keep: bool) ->
 
 
 @dataclass(frozen=True)
-class Dispatch:
-    """A message's content as it goes out, and what its receiver will have decoded.
+class SentModel:
+    """A coded model on its way: what the edge decodes, what was meant, and whether the edge keeps it."""
 
-    `models` has for each coded record its version, its weights and whether the edge keeps it.
-    """
+    version: str
+    weights: Weights
+    meant: Weights
+    keep: bool
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """A message's content as it goes out, and the models that are coded in it."""
 
     content: RecordDict
-    models: dict[str, tuple[str, Weights, bool]] = field(default_factory=dict)
+    models: dict[str, SentModel] = field(default_factory=dict)
     whole: bool = False
 
 
@@ -158,13 +168,13 @@ class ServerCoding:
         unsure = set(busy)
         found: list[Dispatch] = []
         shared: dict[tuple[int, ...], RecordDict] = {}
-        aside: dict[tuple[int, str], tuple[str, Weights, ConfigRecord]] = {}
+        aside: dict[tuple[int, str], tuple[SentModel, ConfigRecord]] = {}
         for message in messages:
             if message.instruction.verb not in _CODED_VERBS:
                 found.append(Dispatch(message.content))
                 continue
             records: dict[str, Any] = dict(message.content.items())
-            models: dict[str, tuple[str, Weights, bool]] = {}
+            models: dict[str, SentModel] = {}
             for key, arrays in message.content.items():
                 if not isinstance(arrays, ArrayRecord):
                     continue
@@ -172,11 +182,10 @@ class ServerCoding:
                 contents = _Contents(arrays)
                 on_chain = led.setdefault(key, contents).are(contents) and message.node_id not in unsure
                 if on_chain and chain.lead_to(arrays, self._root, self._down):
-                    models[key] = (chain.version, chain.weights, True)
+                    models[key] = SentModel(chain.version, chain.weights, chain.meant, keep=True)
                     records[key] = chain.record_for(self._held.get((message.node_id, key), ""), self._reply)
                 elif (other := self._aside(arrays, key, aside)) is not None:
-                    models[key] = (other[0], other[1], False)
-                    records[key] = other[2]
+                    models[key], records[key] = other
             if models:
                 unsure.add(message.node_id)
             # One object for all messages that are alike: they are packed once.
@@ -185,23 +194,23 @@ class ServerCoding:
         return found
 
     def _aside(
-        self, arrays: ArrayRecord, key: str, known: dict[tuple[int, str], tuple[str, Weights, ConfigRecord]]
-    ) -> tuple[str, Weights, ConfigRecord] | None:
+        self, arrays: ArrayRecord, key: str, known: dict[tuple[int, str], tuple[SentModel, ConfigRecord]]
+    ) -> tuple[SentModel, ConfigRecord] | None:
         """Return a model that is not the chain's, whole, so that it leads no other edge astray."""
         at = (id(arrays), key)
         if at not in known:
             weights = readable(arrays)
             if weights is None:
                 return None
-            version = digest(weights)
-            known[at] = (version, weights, _whole(version, weights, self._reply, keep=False))
+            model = SentModel(digest(weights), weights, weights, keep=False)
+            known[at] = (model, _whole(model.version, weights, self._reply, keep=False))
         return known[at]
 
     def again(self, dispatch: Dispatch) -> Dispatch:
         """Return the same message for an edge that does not have what it builds on: with whole models."""
         records: dict[str, Any] = dict(dispatch.content.items())
-        for key, (version, weights, keep) in dispatch.models.items():
-            records[key] = _whole(version, weights, self._reply, keep=keep)
+        for key, model in dispatch.models.items():
+            records[key] = _whole(model.version, model.weights, self._reply, keep=model.keep)
         return Dispatch(RecordDict(records), dispatch.models, whole=True)
 
     def arrived(self, node_id: int, dispatch: Dispatch, content: RecordDict) -> RecordDict:
@@ -216,9 +225,9 @@ class ServerCoding:
         for key, value in content.items():
             model = read_coded(value)
             records[key] = value if model is None else exchange.to_arrays(_decoded(key, model, dispatch))
-        for key, (version, _, keep) in dispatch.models.items():
-            if keep:
-                self._held[node_id, key] = version
+        for key, sent in dispatch.models.items():
+            if sent.keep:
+                self._held[node_id, key] = sent.version
         return RecordDict(records)
 
     def forget(self, node_id: int) -> None:
@@ -228,7 +237,8 @@ class ServerCoding:
 
 
 def _decoded(key: str, model: CodedModel, dispatch: Dispatch) -> Weights:
-    base = next((w for version, w, _ in dispatch.models.values() if version == model.label.base), None)
-    if base is None or len(model.steps) != 1:
+    sent = next((sent for sent in dispatch.models.values() if sent.version == model.label.base), None)
+    if sent is None or len(model.steps) != 1:
         raise WireError(f"the reply's {key!r} builds on a model that the edge was not sent")
-    return decode(model.steps[0], form_of(base), base)
+    # Added to what the edge had, its change would make what that lacked final.
+    return decode(model.steps[0], form_of(sent.meant), sent.meant)

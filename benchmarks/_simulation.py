@@ -67,6 +67,7 @@ class Mlp:
         self._steps, self._batch, self._rate = steps, batch, rate
         self._rng = np.random.default_rng(seed)
         self._chosen: tuple[Any, Any] = (None, None)
+        self.on_train: Callable[[], None] = lambda: None
 
     def get_weights(self) -> Mapping[str, Floats]:
         return self.weights
@@ -80,7 +81,8 @@ class Mlp:
     def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         return self._measure(*_part(self.train_data, indices))
 
-    def train(self, config: Mapping[str, Any]) -> tuple[int, Mapping[str, float]]:
+    def train(self, config: Mapping[str, Any]) -> tuple[int, Mapping[str, float]]:  # noqa: ARG002
+        self.on_train()
         x, y = _part(self.train_data, self._chosen[0])
         w = self.weights
         loss = 0.0
@@ -219,7 +221,7 @@ def simulate(
         mail,
         roster,
         strategy,
-        limits=Limits(rounds=rounds, min_edges=min_edges, round_deadline=600.0, start_deadline=600.0),
+        limits=Limits(rounds=rounds, min_edges=min_edges, round_deadline=600.0, start_deadline=600.0, patience=0.0),
         progress=Progress(),
         emit=events.append,
         after_round=after,

@@ -124,9 +124,9 @@ class EdgeData:
         if values is None or len(values) != count:
             has = "none was loaded" if values is None else f"the dataset has {len(values)} samples"
             raise DatasetError(
-                f"tasks.taskAttribute is {self.rules.task_attribute!r}, but it is not known which of the {count} samples "
-                f"of fit()'s {'train' if which == 'train' else 'test'} loader it belongs to ({has}); pass the arrays of "
-                f"load_train_dataset() and load_eval_dataset() in their order, or fit(tasks=…)"
+                f"tasks.taskAttribute is {self.rules.task_attribute!r}, but it is not known which of the {count} "
+                f"samples of fit()'s {'train' if which == 'train' else 'test'} loader it belongs to ({has}); pass the "
+                f"arrays of load_train_dataset() and load_eval_dataset(), all of them and in their order"
             )
         return values
 
@@ -162,8 +162,8 @@ class EdgeData:
             values = np.asarray(divide(samples.x, samples.y))
             if values.shape != (len(samples),) or values.dtype.kind not in "iubUS":
                 raise DatasetError(
-                    f"the division function returned {values.dtype} of shape {values.shape} for {len(samples)} samples; "
-                    f"expected one whole number or name for each sample"
+                    f"the division function returned {values.dtype} of shape {values.shape} for {len(samples)} "
+                    f"samples; expected one whole number or name for each sample"
                 )
         return _smoothed(values, self.rules.chunk) if self.rules.chunk else values
 

@@ -158,11 +158,11 @@ class Node:
     def _export_model(self, content: RecordDict) -> tuple[RecordDict, Answer]:
         from ..lib.models import model_bytes
 
-        if self._export is None:
-            return RecordDict(), self.about
         models = [exchange.to_weights(arrays) for arrays in arrays_in(content).values()]
         if not models:
             raise WireError("a message that should carry a model carries none")
+        if self._export is None:
+            return RecordDict(), self.about
         self._trainable.set_weights(models[0])
         with TemporaryDirectory(prefix="solar-corona-") as folder:
             path = self._export(Path(folder), models, content)

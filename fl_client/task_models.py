@@ -51,6 +51,6 @@ def model_of_all_groups(model: Any, weights: Sequence[Weights], content: RecordD
     group_of = {} if said is None else said.group_of
     sizes = [sum(group == name for group in group_of.values()) for name in names]
     router = AttributeRouter.from_mapping(
-        {label: name for label, name in group_of.items()}, task_names=names, default=names[sizes.index(max(sizes))]
+        dict[str | int, str](group_of.items()), task_names=names, default=names[sizes.index(max(sizes))]
     )
     return make_multitask(model, list(weights), router=router, names=names)

@@ -47,13 +47,14 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Limits:
-    """How many rounds and edges, and how long to wait, in seconds."""
+    """How many rounds and edges, and how long to wait, in seconds; `patience` is for edges that are about to come."""
 
     rounds: int
     min_edges: int
     round_deadline: float
     start_deadline: float
     alone_epochs: int = 0
+    patience: float = LEAST_PATIENCE
 
 
 class WaitsForMoreError(StrategyError):
@@ -162,7 +163,7 @@ class Floor:
             now = time.monotonic()
             ready = [m for m in self._roster.idle() if m.can_train]
             if len(ready) >= wanted:
-                patience = patience or min(end, now + max(LEAST_PATIENCE, 0.5 * (now - start)))
+                patience = patience or min(end, now + max(self._limits.patience, 0.5 * (now - start)))
                 if not all_of_them or not self._roster.missing() or now > patience:
                     return
             if time.monotonic() > end:

@@ -110,6 +110,7 @@ class RoundLoop(Floor):
             self._round(number)
             self._progress.round = number
             self._after_round(number)
+        self._query(self._limits.rounds + 1)  # an edge that came last gets a model for its own data too
         self._on_export(self._export())
         self._finish()
 
@@ -157,8 +158,10 @@ class RoundLoop(Floor):
         strategy = self._strategy
         if not isinstance(strategy, AsksEdges):
             return
+        for reply in self._step():  # who has just come is asked as well
+            self._take(Round(self._progress.round + 1), reply)
         while True:
-            view, arrays = self._view(lambda m: m.can_train, patience=LEAST_PATIENCE), self._model()
+            view, arrays = self._view(lambda m: m.can_train, patience=self._limits.patience), self._model()
             messages = self._call("configure_query", lambda _: list(strategy.configure_query(number, arrays, view)))  # noqa: B023
             if not messages:
                 return
@@ -172,9 +175,11 @@ class RoundLoop(Floor):
         replies: list[Message] = []
         end = time.monotonic() + self._limits.round_deadline
         while time.monotonic() < end and any(self._owes(node_id) for node_id in asked):
-            for reply in self._step():
-                if reply.sent.instruction.verb is Verb.QUERY and reply.error is None:
-                    replies.append(with_content(reply.message, dict(reply.content.items())))
+            replies += [
+                with_content(reply.message, dict(reply.content.items()))
+                for reply in self._step()
+                if reply.sent.instruction.verb is Verb.QUERY and reply.error is None
+            ]
             self._mail.wait(max(end - time.monotonic(), 0.01))
         for node_id in asked:
             self._mail.forget(node_id)  # who is late is asked anew in the next round
@@ -188,7 +193,7 @@ class RoundLoop(Floor):
 
     def _evaluation(self, number: int) -> list[Message]:
         """Return whom the strategy lets evaluate the round's model."""
-        view, arrays = self._view(lambda m: m.can_evaluate, patience=LEAST_PATIENCE), self._model()
+        view, arrays = self._view(lambda m: m.can_evaluate, patience=self._limits.patience), self._model()
         if not view.get_node_ids():
             return []
         try:

@@ -57,7 +57,8 @@ class SimilarityGrouping(Strategy):
     guard_rounds
         After so many rounds the groups are compared with one model for all; 0 leaves that out.
     finetune
-        So many fits each edge goes on alone at the end, kept only if samples that it held back are better off.
+        So many fits each edge goes on alone at the end, kept only if samples that are held out are clearly better off;
+        by default two for three rounds of the job.
     dimension, seed
         Of the signatures; see `SignatureSpec`.
     noise
@@ -78,7 +79,7 @@ class SimilarityGrouping(Strategy):
         base_options: Mapping[str, Any] | None = None,
         transfer: str = "auto",
         guard_rounds: int = 6,
-        finetune: int = 3,
+        finetune: int | None = None,
         dimension: int = 64,
         seed: int = 0,
         noise: float = 0.0,
@@ -89,6 +90,7 @@ class SimilarityGrouping(Strategy):
     ) -> None:
         from .registry import create
 
+        finetune = 2 * (rounds or 0) // 3 if finetune is None else finetune
         if guard_rounds < 0 or finetune < 0:
             raise StrategySpecError(
                 f"guard_rounds is {guard_rounds} and finetune {finetune}; expected whole numbers from 0"
@@ -268,9 +270,16 @@ class SimilarityGrouping(Strategy):
         return mean_model(self._own), aggregate_metricrecords(metrics, _WEIGHT)
 
     def _after_round(self, server_round: int, changed: Sequence[str]) -> None:
-        for edge, text in self._fit.close().items():
-            self._again.add(edge)
-            self._events.append(Warned(message=f"round {server_round}: {text}"))
+        for misfit in self._fit.close():
+            if misfit.edge in self._groups.refused and misfit.better is not None:
+                self._groups.place(misfit.edge, 0, misfit.better)
+                self._fit.forget(misfit.edge)
+                self._events.append(Warned(message=f"round {server_round}: {misfit.text}; it goes there"))
+                self._tell_groups(server_round, f"the updates of {misfit.edge} fit another group")
+                continue
+            self._again.add(misfit.edge)
+            why = "its data may have changed, or its signature may not be its own; it is asked for it again"
+            self._events.append(Warned(message=f"round {server_round}: {misfit.text}; {why}"))
         if changed:
             self._regroup(server_round, f"the data of {_several(changed)} changed")
 

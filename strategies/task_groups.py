@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,12 @@ from ..core.events import TaskPlace, TasksGrouped
 from ..lib.signature_distance import label_free_eta
 from ..lib.signatures import Signature, SignatureSpec
 from ..lib.survey import SurveyAnswer
-from .grouping import Grouping, group, regroup
+from .grouping import Grouping, group, rebuild, regroup
 
 __all__ = ["Task", "TaskGroups"]
 
-_MOST_EXACT = 1_000
 _ABSURD = 1e4
+_PREFIX = "group-"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ class TaskGroups:
         largest = self._largest()
         for tasks in self.tasks.values():
             for task in tasks:
-                self._groups.setdefault((task.edge, task.place), largest)
+                # Where nothing is known of the data, what was found from updates stands.
+                known = before.get((task.edge, task.place)) if task.signature is None else None
+                self._groups.setdefault((task.edge, task.place), known or largest)
         return {key: (before.get(key), name) for key, name in self._groups.items() if before.get(key) != name}
 
     def _largest(self) -> str:
@@ -193,6 +195,7 @@ class TaskGroups:
         return {
             "tasks": [[t.edge, t.place, t.name, t.samples, t.labelled, self._groups[t.edge, t.place]] for t in known],
             "refused": dict(self.refused),
+            "next_id": self._grouping.next_id if self._grouping is not None else 0,
             "signature_bytes": self.signature_bytes,
             "lengths": [len(part) for part in signed],
             "signatures": np.frombuffer(b"".join(signed), np.uint8).copy(),
@@ -215,8 +218,9 @@ class TaskGroups:
         self.signature_bytes = int(str(state["signature_bytes"]))
         self._grouped = [t for tasks in self.tasks.values() for t in tasks if t.signature is not None]
         if self._grouped:
-            fresh = group([t.signature for t in self._grouped if t.signature is not None])
-            self._grouping = _renamed(fresh, [self._groups[t.edge, t.place] for t in self._grouped])
+            labels = [int(self._groups[t.edge, t.place].removeprefix(_PREFIX)) - 1 for t in self._grouped]
+            signatures = [t.signature for t in self._grouped if t.signature is not None]
+            self._grouping = rebuild(labels, signatures, next_id=int(str(state["next_id"])))
 
 
 def _list(value: object) -> list:  # type: ignore[type-arg]
@@ -225,17 +229,13 @@ def _list(value: object) -> list:  # type: ignore[type-arg]
 
 
 def _name(group_id: int) -> str:
-    return f"group-{group_id + 1}"
+    return f"{_PREFIX}{group_id + 1}"
 
 
 def _natural(name: str) -> tuple[str, int, str]:
     head = name.rstrip("0123456789")
     tail = name[len(head) :]
     return head, int(tail) if tail else -1, name
-
-
-def _renamed(fresh: Grouping, names: Iterable[str]) -> Grouping:
-    raise NotImplementedError((fresh, names, replace))
 
 
 def _map(signatures: list[Signature]) -> NDArray[np.float64]:

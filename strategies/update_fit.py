@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 
 from .fedavg import view
 
-__all__ = ["UpdateFit"]
+__all__ = ["Misfit", "UpdateFit"]
 
 _SKETCH = 4096
 _FEWEST = 4
 _ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """An edge whose updates do not fit its group, what to say of it, and the group that they fit better, if any."""
+
+    edge: str
+    text: str
+    better: str | None
 
 
 @dataclass
@@ -52,9 +61,9 @@ class UpdateFit:
         """Start anew with an edge that has moved."""
         self._strikes.pop(edge, None)
 
-    def close(self) -> dict[str, str]:
+    def close(self) -> list[Misfit]:
         """End the round; return the edges to be reported, and what is wrong."""
-        found: dict[str, str] = {}
+        found: list[Misfit] = []
         for group, sketches in self._round.items():
             if len(sketches) < _FEWEST:
                 continue
@@ -65,19 +74,22 @@ class UpdateFit:
                 bad = middle > 0.1 and cosine < min(middle / 3, middle - 4 * usual)
                 self._strikes[edge] = self._strikes.get(edge, 0) + 1 if bad else 0
                 if self._strikes[edge] == _ROUNDS:
-                    found[edge] = (
+                    better, words = self._better(sketches[edge], group)
+                    text = (
                         f"{edge}'s updates do not fit its {group} (cosine {cosine:.2f}, where the others have about "
-                        f"{middle:.2f}){self._better(sketches[edge], group)}; its data may have changed, or its "
-                        f"signature may not be its own. It is asked for its signature again"
+                        f"{middle:.2f}){words}"
                     )
+                    found.append(Misfit(edge, text, better))
         self._round = {}
         return found
 
-    def _better(self, sketch: NDArray[np.float32], own: str) -> str:
+    def _better(self, sketch: NDArray[np.float32], own: str) -> tuple[str | None, str]:
         means = {g: np.mean(list(s.values()), axis=0) for g, s in self._round.items() if g != own and s}
         close = {group: _cosine(sketch, mean) for group, mean in means.items()}
         best = max(close, key=lambda group: close[group], default=None)
-        return f" and fit {best} better ({close[best]:.2f})" if best is not None and close[best] > 0.1 else ""
+        if best is None or close[best] <= 0.1:
+            return None, ""
+        return best, f" and fit {best} better ({close[best]:.2f})"
 
 
 def _cosines(sketches: dict[str, NDArray[np.float32]]) -> dict[str, float]:

@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 from hypothesis import settings
+
+# Behind all else, so that only `benchmarks` is found there: tests use its federation in one thread.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # Nothing is reported to anybody, and TensorFlow keeps quiet, in every test and every process a test starts.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.errors import DatasetError, SolarCoronaError
 from ..lib.questions import Question, Response
 from ..lib.signature_distance import drifted
-from ..lib.signatures import Signature, sign
+from ..lib.signatures import InputMoments, Signature, needs_moments, sign
 from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout
 from .edge_data import Divide, EdgeData, Split, named_division
 from .orders import Orders
@@ -78,6 +78,9 @@ class Survey:
         self._question = SurveyQuestion.of(question)
         data.samples("train", anew=data.changes)
         self._digest = data.samples("train").digest()
+        inputs = data.samples("train").x
+        if not self._question.spec.centre and needs_moments(inputs):
+            return SurveyAnswer(tasks=(), moments=True).to_response([InputMoments.of(inputs).to_bytes()])
         self._orders.split = split = self.split()
         assert split is not None
         self._signed = self._sign(self._question, data, split)
@@ -101,7 +104,7 @@ class Survey:
 
     def look_again(self) -> Response | None:
         """Return a new answer if the samples have drifted since they were signed, else None."""
-        if self._question is None or self._data is None or not self._data.changes:
+        if self._question is None or self._data is None or not self._signed or not self._data.changes:
             return None
         samples = self._data.samples("train", anew=True)
         digest = samples.digest()

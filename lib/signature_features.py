@@ -21,6 +21,7 @@ __all__ = ["InputMoments", "SignatureSpec", "classes_of", "features_of", "needs_
 
 _BLOCK = 2**20
 _MOST_FEATURES = 65_536
+_UNEQUAL = 5.0
 _COUNT = struct.Struct(">I")
 
 
@@ -154,11 +155,16 @@ class InputMoments:
 
 
 def needs_moments(x: ArrayLike) -> bool:
-    """Tell whether inputs are a table, whose features have units of their own, so that a spec needs their moments.
+    """Tell whether inputs are a table whose features have units of their own, so that a spec needs their moments.
 
-    Images, windows and sequences are standardised sample by sample as well or better.
+    That is so if the largest feature is several times the usual one. Images, windows and sequences, also flattened
+    ones, are standardised sample by sample as well or better.
     """
-    return np.ndim(x) == 2
+    if np.ndim(x) != 2 or not np.size(x):
+        return False
+    sizes = np.sqrt(np.mean(np.square(np.asarray(x, np.float64)), axis=0))
+    usual = float(np.median(sizes[sizes > 0])) if (sizes > 0).any() else 0.0
+    return bool(sizes.max() > _UNEQUAL * usual)
 
 
 def classes_of(y: NDArray[Any], count: int) -> NDArray[np.int64] | None:

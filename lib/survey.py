@@ -56,6 +56,10 @@ class SurveyAnswer(_Said):
 
     tasks: Annotated[tuple[TaskAbout, ...], Field(max_length=_MOST_TASKS)]
     changed: bool = Field(default=False, description="The edge's samples are others than those it signed before.")
+    moments: bool = Field(
+        default=False,
+        description="No signatures yet: the only part are the moments of the inputs, for a scale that all edges share.",
+    )
 
     def to_response(self, signatures: list[bytes]) -> Response:
         """Return the answer as it is sent."""
@@ -65,7 +69,7 @@ class SurveyAnswer(_Said):
     def of(cls, response: Response) -> SurveyAnswer:
         """Return what a response says; raise `WireError` if it cannot be read."""
         answer = _read(cls, response.text)
-        if len(response.parts) != len(answer.tasks):
+        if len(response.parts) != (1 if answer.moments else len(answer.tasks)):
             raise WireError(f"{len(response.parts)} signatures came for {len(answer.tasks)} tasks")
         return answer
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import INFO
@@ -20,7 +21,7 @@ from ..lib import exchange
 from ..lib.exchange import ModelOrder, WorkOrder
 from ..lib.questions import Response
 from ..lib.records import arrays_in, metrics_in, with_content
-from ..lib.signatures import SignatureSpec
+from ..lib.signatures import InputMoments, SignatureSpec
 from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames
 from .funnel import Funnel
 from .task_groups import TaskGroups
@@ -128,10 +129,32 @@ class SimilarityGrouping(Strategy):
 
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
         """Group the tasks that edges named with those known before."""
+        if self._agree_on_scale(replies):
+            return
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
         if came:
             self._regroup(server_round, f"signatures of {_several(came)} came")
+
+    def _agree_on_scale(self, replies: Sequence[Message]) -> bool:
+        """If edges sent moments of their inputs, make them everybody's scale and have all asked anew."""
+        if self._groups.spec.centre:
+            return False
+        found = []
+        for reply in replies:
+            try:
+                response = Response.from_content(reply.content)
+                if not response.refused and SurveyAnswer.of(response).moments:
+                    found.append(InputMoments.from_bytes(response.parts[0]))
+            except WireError:
+                continue
+        if not found:
+            return False
+        usual = Counter(len(moments.means) for moments in found).most_common(1)[0][0]
+        spec = self._groups.spec.standardised([m for m in found if len(m.means) == usual])
+        self._groups.restart(spec)
+        self._questioned = (0, set())
+        return True
 
     def _take_survey(self, reply: Message) -> str:
         edge = self._edges.get(reply.metadata.src_node_id, str(reply.metadata.src_node_id))
@@ -140,6 +163,8 @@ class SimilarityGrouping(Strategy):
             if response.refused:
                 raise WireError(response.refused)
             answer = SurveyAnswer.of(response)
+            if answer.moments:
+                raise WireError("it sent moments where a signature was asked for")
             self._groups.take(edge, answer, response.parts)
         except WireError as error:
             self._groups.refuse(edge, str(error))

@@ -318,3 +318,16 @@ def test_a_sample_of_the_edges_in_each_round_is_enough():
     asked = {e.asked for e in run.events if e.event == "round-finished"}
     assert max(asked) < 12
     assert len(set(groups_in(run).values())) == 2
+
+
+def test_tables_whose_features_have_units_of_their_own_are_brought_to_one_scale_first():
+    edges = fleet()
+    for each in edges:
+        for x, _ in (each.model.train_data, each.model.eval_data):
+            x[:, 0] = 1000 * x[:, 0] + 5000
+    strategy = ours(rounds=2, guard_rounds=0)
+    run = simulate(edges, strategy, rounds=2)
+    first, second = by_task(run)
+    assert len(first) == len(second) == 1
+    assert first != second
+    assert len(strategy._groups.spec.centre) == 12

@@ -224,8 +224,9 @@ def main() -> None:
     figures = _figures(runs, methods, arguments.quoted)
     for method in methods[1:]:
         seconds, wire = coding_seconds(shared, images, METHODS[method])
-        name = "coding_time_share" if method == arguments.quoted else f"coding_time_share {method}"
-        figures.append(Figure(name, seconds / wire, "of 1", 0.1 if method == arguments.quoted else None, better="low"))
+        main = method == arguments.quoted
+        name = f"coding_time_share{'' if main else _ending(method)}"
+        figures.append(Figure(name, seconds / wire, "of 1", 0.1 if main else None, better="low"))
     extra = {"seeds": arguments.seeds, "runs": [{name: asdict(run) for name, run in of.items()} for of in runs]}
     _report.write("compression", figures, extra=extra, picture=_picture(runs[0]))
 
@@ -243,13 +244,17 @@ def _figures(runs: list[dict[str, Run]], methods: list[str], quoted: str) -> lis
             totals.append(sum(whole.bytes) / sum(run.bytes[:rounds]))
             gaps.append(100 * (goal - run.accuracies[rounds]))
         main = method == quoted
-        end = "" if main else f" {method}"
+        end = "" if main else _ending(method)
         figures += [
             Figure(f"byte_ratio{end}", median(ratios), "x", 8.0 if main else None, ratios),
             Figure(f"accuracy_gap{end}", median(gaps), "points", 0.5 if main else None, gaps, better="low"),
             Figure(f"byte_ratio_same_rounds{end}", median(totals), "x", None, totals),
         ]
     return figures
+
+
+def _ending(method: str) -> str:
+    return "_" + method.replace(" ", "_").replace(".", "")
 
 
 def _picture(runs: dict[str, Run]) -> Callable[[Any], None]:

@@ -290,7 +290,7 @@ def regroup(
 ) -> Grouping:
     """Return the groups of today's signatures under the ids of the groups of before.
 
-    A new group keeps the id of the old one with which it shares most signatures. A signature leaves an old group
+    A new group keeps the id of the old one whose data it has, else of the one with which it shares most signatures. A signature leaves an old group
     that goes on only if that group rejects it and its new group is nearer by `margin`: what is on the border stays.
 
     Parameters
@@ -316,7 +316,7 @@ def regroup(
     fresh = group(signatures, z=z, eta=eta, min_founding=min_founding)
     old = np.array([UNGROUPED if place is None else previous.labels[place] for place in places], np.intp)
     next_id = previous.next_id
-    new = _matched(old, np.array(fresh.labels, np.intp), next_id)
+    new = _matched(old, np.array(fresh.labels, np.intp), next_id, _kin(fresh, previous, Limits(z, eta, min_founding)))
     next_id = max(next_id, int(new.max(initial=-1)) + 1)
     given = _as_compared(signatures, fresh.compared)
     moving = np.flatnonzero((old >= 0) & (new != old) & np.isin(old, new))
@@ -357,14 +357,33 @@ def rebuild(labels: Sequence[int], signatures: Sequence[Signature], *, next_id: 
     return _result(given, np.array(labels, np.intp), (), compared, between=between, next_id=next_id)
 
 
-def _matched(old: _Labels, new: _Labels, next_id: int) -> _Labels:
-    """Return `new` labels under the ids of the `old` groups that they overlap most, each old id used once."""
+def _matched(old: _Labels, new: _Labels, next_id: int, kin: Sequence[tuple[int, int]] = ()) -> _Labels:
+    """Return `new` labels under the ids of old groups, each used once: of the same data, else of the most members.
+
+    `kin` are pairs of a new and an old group with data alike, the surest first.
+    """
     pairs = Counter((int(n), int(o)) for n, o in zip(new, old, strict=True) if n >= 0 and o >= 0)
+    by_members = [pair for pair, _ in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))]
     ids: dict[int, int] = {}
-    for (fresh, before), _ in sorted(pairs.items(), key=lambda item: (-item[1], item[0])):
+    for fresh, before in (*kin, *by_members):
         if fresh not in ids and before not in ids.values():
             ids[fresh] = before
     for fresh in np.unique(new[new >= 0]).tolist():
         if fresh not in ids:
             ids[fresh], next_id = next_id, next_id + 1
     return np.array([ids.get(int(n), UNGROUPED) for n in new], np.intp)
+
+
+def _kin(fresh: Grouping, previous: Grouping, limits: Limits) -> list[tuple[int, int]]:
+    """Return pairs of a new and an old group that hold the same task, as far as their data tell: the nearest first.
+
+    A model belongs to a task, so that a group's id goes with its data, even where most of its edges have moved on.
+    """
+    if not fresh.groups or not previous.groups or fresh.compared != previous.compared:
+        return []
+    old = Sums.of([g.signature for g in previous.groups])
+    new = Sums.of([g.signature for g in fresh.groups], old.classes)
+    key = merge_key(compare(new, old, separation(old)), limits)
+    order = np.argsort(key, axis=None, kind="stable")
+    places = [divmod(int(i), key.shape[1]) for i in order if np.isfinite(key.flat[i])]
+    return [(fresh.groups[i].id, previous.groups[j].id) for i, j in places]

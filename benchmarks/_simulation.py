@@ -126,8 +126,9 @@ def _part(data: tuple[Any, Any], indices: Any) -> tuple[Any, Any]:
 
 
 def _softmax(scores: Floats) -> Floats:
-    e = np.exp(scores - scores.max(1, keepdims=True))
-    return e / e.sum(1, keepdims=True)
+    e: Floats = np.exp(scores - scores.max(1, keepdims=True))
+    e /= e.sum(1, keepdims=True)
+    return e
 
 
 @dataclass

@@ -179,6 +179,11 @@ class Tasks(_Part):
         default=20, ge=1, le=1_000_000, description="A task with fewer samples joins the edge's largest."
     )
 
+    @property
+    def divides(self) -> bool:
+        """Whether an edge may have several tasks."""
+        return self.task_attribute is not None or self.division != "none"
+
     @model_validator(mode="after")
     def _one_way(self) -> Tasks:
         if self.task_attribute is not None and self.division != "none":

@@ -177,6 +177,8 @@ def _together(
     output = document.output_model or "model.keras"
     if work.saveable:
         models.check_saveable(work.model, output)
+    if data is not None and data.rules.divides:
+        models.check_saveable(work.model, output, multitask=True)
     node = Node(
         document.worker,
         work.trainable,

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
-from ..core.errors import JobFailedError, WireError
+from ..core.errors import JobFailedError, ModelError, WireError
 from ..lib import exchange
 from ..lib.exchange import Answer, Instruction, Verb, Weights, WorkOrder
 from ..lib.questions import Question
@@ -165,7 +165,13 @@ class Node:
             return RecordDict(), self.about
         self._trainable.set_weights(models[0])
         with TemporaryDirectory(prefix="solar-corona-") as folder:
-            path = self._export(Path(folder), models, content)
+            try:
+                path = self._export(Path(folder), models, content)
+            except ModelError as error:
+                if len(models) < 2:
+                    raise
+                log.warning("the groups' models cannot be saved in one file: %s", error)
+                return RecordDict(), self.about
             record = RecordDict({"model": ConfigRecord({"data": model_bytes(path)})})
             return record, self.about.model_copy(update={"suffix": path.suffix})
 

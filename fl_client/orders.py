@@ -91,11 +91,10 @@ class Orders:
         self, order: WorkOrder, content: RecordDict, config: Mapping[str, Scalar], *, evaluate: bool
     ) -> RecordDict:
         """Train the ordered models and return them with their metrics; evaluate each before, if asked."""
-        record = RecordDict()
+        record, order = RecordDict(), self._chosen(order, content)
         if evaluate and self._eval_samples:
             record = self.evaluate(order, content)
-        models = [self._best(order, content)] if order.choose else order.models
-        for model in models:
+        for model in order.models:
             with self._on(model.tasks):
                 self._take(content, model.key)
                 samples, metrics = self._trainable.train(config)
@@ -108,6 +107,7 @@ class Orders:
     def evaluate(self, order: WorkOrder, content: RecordDict) -> RecordDict:
         """Return the edge's metrics under its models, and with an order also each model's own."""
         record, own = RecordDict(), list[tuple[int, Mapping[str, float]]]()
+        order = self._chosen(order, content)
         for model in order.models:
             with self._on(model.tasks):
                 self._take(content, model.key)
@@ -125,6 +125,7 @@ class Orders:
         """Take the final models, fine-tune where that helps, and say what they are worth on this edge."""
         kept, one, own = [], dict[str, float](), list[tuple[int, Mapping[str, float]]]()
         before, tasks = list[tuple[int, Mapping[str, float]]](), dict[str, dict[str, float]]()
+        order = self._chosen(order, content)
         for model in order.models:
             with self._on(model.tasks):
                 self._take(content, model.key)
@@ -173,7 +174,7 @@ class Orders:
             trainable.train(config)
             for name, value in exchange.to_weights(exchange.to_arrays(trainable.get_weights())).items():
                 if name in sums:
-                    sums[name] += value
+                    sums[name] += value.astype(np.float64)
         last = self._weights()
         mean = {n: (sums[n] / fits).astype(value.dtype) if n in sums else value for n, value in last.items()}
         trainable.set_weights(mean)
@@ -200,8 +201,10 @@ class Orders:
             return None, nothing
         return np.sort(mixed[count:]), np.sort(mixed[:count])
 
-    def _best(self, order: WorkOrder, content: RecordDict) -> ModelOrder:
-        """Return the model with the lowest loss on the edge's own training samples (IFCA's choice)."""
+    def _chosen(self, order: WorkOrder, content: RecordDict) -> WorkOrder:
+        """Return an order in which the edge has chosen: the model with the lowest loss on its own training samples."""
+        if not order.choose:
+            return order
         losses = []
         for model in order.models:
             self._take(content, model.key)
@@ -210,8 +213,9 @@ class Orders:
                 metrics = self._trainable.evaluate_on_train(None)
             else:
                 _, metrics = self._trainable.evaluate()
-            losses.append(metrics.get("loss", np.inf))
-        return order.models[int(np.argmin(losses))]
+            loss = metrics.get("loss", math.inf)
+            losses.append(loss if math.isfinite(loss) else math.inf)
+        return order.model_copy(update={"models": (order.models[int(np.argmin(losses))],), "choose": False})
 
     def _take(self, content: RecordDict, key: str) -> None:
         arrays = content[key]

@@ -26,7 +26,6 @@ from .roster import Member, Roster
 from .screening import evaluation_fault, train_fault
 
 __all__ = [
-    "LEAST_PATIENCE",
     "LOOK_EVERY_WAITING",
     "Floor",
     "Limits",
@@ -40,7 +39,6 @@ __all__ = [
 
 _LOOK_EVERY = 1.0
 LOOK_EVERY_WAITING = 0.1
-LEAST_PATIENCE = 2.0
 _ASKED_AT_ONCE = 5  # so often a strategy may ask who is there before it is taken to wait for more
 _T = TypeVar("_T")
 
@@ -54,7 +52,7 @@ class Limits:
     round_deadline: float
     start_deadline: float
     alone_epochs: int = 0
-    patience: float = LEAST_PATIENCE
+    patience: float = 2.0
 
 
 class WaitsForMoreError(StrategyError):

@@ -214,4 +214,8 @@ class ServerJob:
                 f"{self._folder.checkpoint}, and `solar-corona run --resume` tries again"
             )
         self._exported = exported
+        for group, data in exported.groups.items():
+            path = Path(output)
+            place = path.with_name(f"{path.stem}-{group}{path.suffix}")
+            write_model_bytes(data, str(place), round=self._progress.round, metrics=self._metrics)
         write_model_bytes(exported.data, output, round=self._progress.round, metrics=self._metrics)

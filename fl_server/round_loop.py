@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import Strategy
@@ -28,10 +28,9 @@ from ..core.events import (
 )
 from ..lib import exchange
 from ..lib.exchange import Instruction, Verb
-from ..lib.records import with_content
+from ..lib.records import arrays_in, with_content
 from ..strategies.extensions import AsksEdges, PerEdge, TellsEvents
 from .floor import (
-    LEAST_PATIENCE,
     LOOK_EVERY_WAITING,
     Floor,
     Limits,
@@ -53,11 +52,12 @@ _EXPORT_WITHIN = 120.0
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A saved model as an edge made it: the file's bytes and its ending."""
+    """A saved model as an edge made it: the file's bytes and its ending; `groups` where each group has its own."""
 
     data: bytes
     suffix: str
     edge: str
+    groups: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class RoundLoop(Floor):
@@ -334,11 +334,25 @@ class RoundLoop(Floor):
         )
 
     def _export(self) -> ExportedModel | None:
+        """Have the model saved by an edge: of several groups in one file, or where that cannot be, each in its own."""
         strategy = self._strategy
         self._wait_for_edges("the final model can be saved", at_least=1)
         content = RecordDict({"arrays": self._model()})
         if isinstance(strategy, PerEdge):
             content = self._call("content_to_save", lambda _: strategy.content_to_save())
+        saved = self._saved(content)
+        models = arrays_in(content)
+        if saved is not None or len(models) < 2:
+            return saved
+        self._emit(Warned(message=f"no edge can save the {len(models)} groups' models in one file; each gets its own"))
+        each = {key.rpartition("/")[2]: self._saved(RecordDict({"arrays": arrays})) for key, arrays in models.items()}
+        whole = {name: one for name, one in each.items() if one is not None}
+        if not whole:
+            return None
+        first = next(iter(whole.values()))
+        return ExportedModel(first.data, first.suffix, first.edge, {name: one.data for name, one in whole.items()})
+
+    def _saved(self, content: RecordDict) -> ExportedModel | None:
         tried: set[str] = set()
         while member := next((m for m in self._roster.idle() if m.unfit is None and m.edge not in tried), None):
             tried.add(member.edge)
@@ -347,6 +361,8 @@ class RoundLoop(Floor):
             data = record.get("data") if isinstance(record, ConfigRecord) else None
             if isinstance(data, bytes) and reply is not None and reply.answer is not None:
                 return ExportedModel(data, reply.answer.suffix, member.edge)
+            if len(arrays_in(content)) > 1:
+                return None  # what one edge's model cannot do, the same model cannot on another
         return None
 
     def _final_contents(self) -> Callable[[Member], RecordDict]:

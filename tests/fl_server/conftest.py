@@ -221,7 +221,6 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(floor, "_LOOK_EVERY", 0.005)
     for module in (floor, round_loop):
         monkeypatch.setattr(module, "LOOK_EVERY_WAITING", 0.002)
-        monkeypatch.setattr(module, "LEAST_PATIENCE", 0.05)
     monkeypatch.setattr(round_loop, "_EXPORT_WITHIN", 0.5)
 
 
@@ -256,7 +255,9 @@ def run_job() -> Callable[..., Ran]:
             mail,
             Roster(mail, names, algorithm="fedavg", owners=keys),
             strategy or FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1),
-            limits=Limits(rounds=rounds, min_edges=min_edges, round_deadline=deadline, start_deadline=start),
+            limits=Limits(
+                rounds=rounds, min_edges=min_edges, round_deadline=deadline, start_deadline=start, patience=0.05
+            ),
             progress=ran.progress,
             emit=ran.events.append,
             after_round=after,

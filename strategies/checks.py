@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from ..core.errors import StrategyError
+from ..lib.exchange import metrics_key, read_order
 from ..lib.records import arrays_in
 from .nodes import ReadyNodes
 from .state import restore, state_of
@@ -97,14 +98,31 @@ def _asked(strategy: Strategy, weights: _Weights) -> list[Message]:
     for message in messages:
         _require(message.metadata.message_type == MessageType.TRAIN, "configure_train must return train messages")
         _require(message.metadata.dst_node_id in range(1, _NODES + 1), "a message goes to a node that is not there")
-        _require(len(arrays_in(message.content)) == 1, "a train message must carry exactly one ArrayRecord")
+        _require(
+            len(arrays_in(message.content)) == 1 or read_order(message.content) is not None,
+            "a train message must carry exactly one ArrayRecord, or a WorkOrder that says what each is for",
+        )
     return messages
 
 
-def _reply(node_id: int, weights: Mapping[str, NDArray[np.float32]] | None, samples: int = 10) -> Message:
-    content = RecordDict({"metrics": MetricRecord({"num-examples": samples, "loss": 1.0 / node_id})})
-    if weights is not None:
-        content["arrays"] = _record(weights)
+def _replies(messages: list[Message], seed: Callable[[int], int], *, samples: int | None = None) -> list[Message]:
+    """Return what the edges reply: a model for each one of an order, or for one of them where the edge chooses."""
+    found = []
+    for message in messages:
+        node, order = message.metadata.dst_node_id, read_order(message.content)
+        keys = ["arrays"] if order is None else [model.key for model in order.models]
+        if order is not None and order.choose:
+            keys = [keys[node % len(keys)]]
+        found.append(_reply(node, _weights(seed(node)), samples=samples or node, keys=keys))
+    return found
+
+
+def _reply(node_id: int, weights: _Weights | None, *, samples: int = 10, keys: Sequence[str] = ("arrays",)) -> Message:
+    content = RecordDict()
+    for key in keys:
+        content[metrics_key(key)] = MetricRecord({"num-examples": samples, "loss": 1.0 / node_id})
+        if weights is not None:
+            content[key] = _record(weights)
     metadata = Metadata(
         run_id=1,
         message_id=f"{node_id}",
@@ -132,20 +150,14 @@ def _like(result: ArrayRecord | None, weights: _Weights, step: str) -> None:
 
 
 def _agrees_with_identical_replies(strategy: Strategy, weights: _Weights) -> None:
-    _asked(strategy, weights)
+    messages = _asked(strategy, weights)
     # Alike, but not what was sent: an edge always changes something.
-    result, _ = strategy.aggregate_train(1, [_reply(i, _weights(1)) for i in range(1, _NODES + 1)])
+    result, _ = strategy.aggregate_train(1, _replies(messages, lambda _: 1, samples=10))
     _like(result, weights, "aggregate_train")
 
 
 def _takes_replies_one_by_one(strategy: Strategy, messages: list[Message]) -> None:
-    nodes = [m.metadata.dst_node_id for m in messages]
-
-    def arriving() -> Iterator[Message]:
-        for node_id in nodes:
-            yield _reply(node_id, _weights(node_id), samples=node_id)
-
-    result, metrics = strategy.aggregate_train(1, arriving())
+    result, metrics = strategy.aggregate_train(1, iter(_replies(messages, lambda node: node)))
     _like(result, _weights(0), "aggregate_train, given an iterator,")
     _require(
         metrics is None or isinstance(metrics, MetricRecord),
@@ -190,6 +202,6 @@ def _resumes(make: Callable[[], Strategy]) -> None:
 
 
 def _round(strategy: Strategy, number: int) -> ArrayRecord | None:
-    strategy.configure_train(number, _record(_weights(0)), ConfigRecord(), _nodes())
-    result, _ = strategy.aggregate_train(number, [_reply(i, _weights(10 * number + i)) for i in range(1, _NODES + 1)])
+    messages = list(strategy.configure_train(number, _record(_weights(0)), ConfigRecord(), _nodes()))
+    result, _ = strategy.aggregate_train(number, _replies(messages, lambda node: 10 * number + node, samples=10))
     return result

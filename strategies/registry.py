@@ -20,7 +20,9 @@ from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
 
 from ..core.errors import StrategyError, StrategySpecError
+from .cfl import Cfl
 from .fedavg import FedAvg
+from .ifca import Ifca
 from .similarity_grouping import SimilarityGrouping
 
 __all__ = ["GROUP", "StrategyInfo", "available", "create", "resolve"]
@@ -50,7 +52,7 @@ def _flower() -> dict[str, type[Strategy]]:
 
 @lru_cache(maxsize=1)
 def _own() -> dict[str, type[Strategy]]:
-    return {"fedavg": FedAvg, "similarity-grouping": SimilarityGrouping}
+    return {"cfl": Cfl, "fedavg": FedAvg, "ifca": Ifca, "similarity-grouping": SimilarityGrouping}
 
 
 def _plug_ins() -> dict[str, Any]:

@@ -116,7 +116,7 @@ class Compression(_Part):
         description="`fp16` and `int8` round the change since the last model, with one scale for each array; `topk` "
         "lets edges send only its largest entries. What one message lacks goes with the next.",
     )
-    fraction: float = Field(default=0.1, gt=0, le=1, description="With topk: share of an array's entries to send.")
+    fraction: float = Field(default=0.2, gt=0, le=1, description="With topk: share of an array's entries to send.")
 
 
 class Aggregation(_Part):

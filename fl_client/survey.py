@@ -13,9 +13,11 @@ from ..core.errors import DatasetError, SolarCoronaError
 from ..lib.questions import Question, Response
 from ..lib.signature_distance import drifted
 from ..lib.signatures import InputMoments, Signature, needs_moments, sign
+from ..lib.subspaces import SUBSPACE
 from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout
 from .edge_data import Divide, EdgeData, Split, named_division
 from .orders import Orders
+from .subspace import answer_subspaces
 
 __all__ = ["Survey"]
 
@@ -41,7 +43,10 @@ class Survey:
         self._question: SurveyQuestion | None = None
         self._signed: list[Signature] = []
         self._digest = ""
-        self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {SURVEY: self._survey}
+        self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {
+            SURVEY: self._survey,
+            SUBSPACE: answer_subspaces,
+        }
         orders.find_split = self.split
 
     def respond(self, question: Question) -> Response:

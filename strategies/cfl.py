@@ -48,7 +48,7 @@ class Cfl(GroupedStrategy):
     gamma_max
         The gap that a split needs. 0.7 asks for updates that point apart (α < 0.02); 0 splits whatever stands still.
     linkage
-        `single` is the paper's optimal bipartition; with `complete`, as in its authors' program, parts are of like size.
+        `single` is the paper's optimal bipartition; `complete`, as in its authors' program, makes parts of like size.
     warm_rounds
         No split before so many rounds.
     min_edges_to_split

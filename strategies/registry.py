@@ -22,7 +22,9 @@ from flwr.serverapp.strategy import Strategy
 from ..core.errors import StrategyError, StrategySpecError
 from .cfl import Cfl
 from .fedavg import FedAvg
+from .fl_hc import FlHc
 from .ifca import Ifca
+from .pacfl import Pacfl
 from .similarity_grouping import SimilarityGrouping
 
 __all__ = ["GROUP", "StrategyInfo", "available", "create", "resolve"]
@@ -52,7 +54,14 @@ def _flower() -> dict[str, type[Strategy]]:
 
 @lru_cache(maxsize=1)
 def _own() -> dict[str, type[Strategy]]:
-    return {"cfl": Cfl, "fedavg": FedAvg, "ifca": Ifca, "similarity-grouping": SimilarityGrouping}
+    return {
+        "cfl": Cfl,
+        "fedavg": FedAvg,
+        "fl-hc": FlHc,
+        "ifca": Ifca,
+        "pacfl": Pacfl,
+        "similarity-grouping": SimilarityGrouping,
+    }
 
 
 def _plug_ins() -> dict[str, Any]:

@@ -24,6 +24,7 @@ __all__ = [
     "dirichlet_split",
     "load_cifar10",
     "load_fashion_mnist",
+    "open_data",
     "write_shards",
 ]
 
@@ -53,7 +54,8 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _open(folder: Path, name: str) -> Path:
+def open_data(folder: Path, name: str) -> Path:
+    """Return the path of a data file; end with what to do if it is not there."""
     path = folder / name
     if not path.is_file():
         raise SystemExit(
@@ -73,7 +75,7 @@ def load_fashion_mnist(folder: Path = DEFAULT_DATA, *, train: int = 20_000, test
     SystemExit
         If the file is not there.
     """
-    with np.load(_open(folder, "fashion_mnist.npz"), allow_pickle=False) as file:
+    with np.load(open_data(folder, "fashion_mnist.npz"), allow_pickle=False) as file:
         return Images(
             x_train=file["x_train"][:train, ..., None],
             y_train=file["y_train"][:train].astype(np.int64),
@@ -93,7 +95,7 @@ def load_cifar10(folder: Path = DEFAULT_DATA, *, train: int = 10_000, test: int 
     SystemExit
         If the file is not there.
     """
-    with np.load(_open(folder, "cifar10_jpeg.npz"), allow_pickle=False) as file:
+    with np.load(open_data(folder, "cifar10_jpeg.npz"), allow_pickle=False) as file:
         return Images(
             x_train=_decode(file["train_jpeg"], file["train_offsets"], train),
             y_train=file["train_labels"][:train].astype(np.int64),

@@ -24,7 +24,7 @@ from solar_corona.fl_server.round_loop import Limits, Progress, RoundLoop
 from solar_corona.lib import wire
 from solar_corona.lib.flower_objects import identify_as_server
 
-__all__ = ["DirectGrid", "Edge", "Mlp", "Run", "simulate"]
+__all__ = ["DirectGrid", "Edge", "Floats", "Mlp", "Run", "simulate"]
 
 Floats = NDArray[np.float32]
 
@@ -67,7 +67,6 @@ class Mlp:
         self._steps, self._batch, self._rate = steps, batch, rate
         self._rng = np.random.default_rng(seed)
         self._chosen: tuple[Any, Any] = (None, None)
-        self.on_train: Callable[[], None] = lambda: None
 
     def get_weights(self) -> Mapping[str, Floats]:
         return self.weights
@@ -82,8 +81,10 @@ class Mlp:
         return self._measure(*_part(self.train_data, indices))
 
     def train(self, config: Mapping[str, Any]) -> tuple[int, Mapping[str, float]]:  # noqa: ARG002
-        self.on_train()
         x, y = _part(self.train_data, self._chosen[0])
+        return len(x), {"loss": self._fit(x, y)}
+
+    def _fit(self, x: Floats, y: NDArray[np.int64]) -> float:
         w = self.weights
         loss = 0.0
         for _ in range(self._steps):
@@ -99,7 +100,12 @@ class Mlp:
             w["3/bias"] -= p.sum(0)
             w["0/kernel"] -= xb.T @ back
             w["1/bias"] -= back.sum(0)
-        return len(x), {"loss": loss / self._steps}
+        return loss / self._steps
+
+    def _scores(self, x: Floats) -> Floats:
+        w = self.weights
+        found: Floats = np.maximum(x @ w["0/kernel"] + w["1/bias"], 0) @ w["2/kernel"] + w["3/bias"]
+        return found
 
     def evaluate(self) -> tuple[int, Mapping[str, float]]:
         x, y = _part(self.eval_data, self._chosen[1])
@@ -113,8 +119,7 @@ class Mlp:
     def _measure(self, x: Floats, y: NDArray[np.int64]) -> dict[str, float]:
         if not len(x):
             return {}
-        w = self.weights
-        p = _softmax(np.maximum(x @ w["0/kernel"] + w["1/bias"], 0) @ w["2/kernel"] + w["3/bias"])
+        p = _softmax(self._scores(x))
         return {
             "loss": float(-np.log(p[np.arange(len(y)), y] + 1e-9).mean()),
             "accuracy": float((p.argmax(1) == y).mean()),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._data import load_cifar10, load_fashion_mnist
+from ._data import load_fashion_mnist, open_data
 
 __all__ = ["SCENARIOS", "Pool", "TaskEdge", "load_pool", "make_edges"]
 
@@ -26,18 +27,43 @@ SCENARIOS = {
 """Name: whether it has four tasks, and the label skew's concentration."""
 
 _TASKS = 4
-_CLASS_GROUPS = ((0, 1, 2), (3, 4, 5), (6, 7), (8, 9))
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images to draw edges from: n x h x w (x c) float32 in 0 to 1."""
+    """Samples to draw edges from, and how an edge of them looks.
+
+    Parameters
+    ----------
+    x, y, x_test, y_test
+        Samples, n x …, float32, and classes.
+    turn
+        Gives samples as task t of the rotations sees them.
+    class_groups
+        Classes of each task where tasks are groups of classes.
+    edges
+        How many edges there are at first; four more come late.
+    samples
+        The least and most samples of an edge.
+    held_out
+        Samples that an edge evaluates on.
+    """
 
     name: str
     x: NDArray[np.float32]
     y: NDArray[np.int64]
     x_test: NDArray[np.float32]
     y_test: NDArray[np.int64]
+    turn: Callable[[NDArray[np.float32], int], NDArray[np.float32]]
+    class_groups: tuple[tuple[int, ...], ...]
+    edges: int = 32
+    samples: tuple[int, int] = (200, 501)
+    held_out: int = 60
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return int(self.y.max()) + 1
 
 
 @dataclass(frozen=True)
@@ -51,57 +77,95 @@ class TaskEdge:
 
 
 def load_pool(name: str, folder: Path) -> Pool:
-    """Return Fashion-MNIST at 14 x 14, or CIFAR-10 at 16 x 16 in colour."""
-    images = load_fashion_mnist(folder) if name == "fashion" else load_cifar10(folder, train=20_000, test=4_000)
+    """Return Fashion-MNIST at 14 x 14, or windows of a phone's and a watch's sensors."""
+    return _fashion(folder) if name == "fashion" else _sensors(folder)
+
+
+def _fashion(folder: Path) -> Pool:
+    images = load_fashion_mnist(folder)
     return Pool(
-        name,
+        "fashion",
         _halved(images.x_train),
         images.y_train.astype(np.int64),
         _halved(images.x_test),
         images.y_test.astype(np.int64),
+        turn=lambda x, task: np.rot90(x, task, (1, 2)),
+        class_groups=((0, 1, 2), (3, 4, 5), (6, 7), (8, 9)),
     )
 
 
 def _halved(x: NDArray[Any]) -> NDArray[np.float32]:
-    x = x.astype(np.float32) / (255.0 if x.max() > 2 else 1.0)
     n, h, w = x.shape[:3]
-    halved: NDArray[np.float32] = x.reshape(n, h // 2, 2, w // 2, 2, -1).mean((2, 4)).squeeze()
+    halved: NDArray[np.float32] = (x.reshape(n, h // 2, 2, w // 2, 2).mean((2, 4)) / 255).astype(np.float32)
     return halved
 
 
-def make_edges(
-    pool: Pool, scenario: str, seed: int, *, edges: int = 32, late: int = 4, held_out: int = 60, test: int = 600
-) -> list[TaskEdge]:
-    """Return edges of 200 to 500 samples; the last `late` are meant to join late, one of each task."""
+def _sensors(folder: Path) -> Pool:
+    """Return phone windows of activities; each person's last recording is for testing."""
+    with np.load(open_data(folder, "har_phone_watch.npz"), allow_pickle=False) as file:
+        x, y, person = file["x_phone"].astype(np.float32), file["y"].astype(np.int64), file["subject"]
+        recording = file["execution"]
+    x = x / x.std((0, 1))
+    train = np.array([r < recording[person == p].max() for r, p in zip(recording, person, strict=True)])
+    return Pool(
+        "sensors",
+        x[train],
+        y[train],
+        x[~train],
+        y[~train],
+        turn=_held,
+        class_groups=((0, 1), (2,), (3,), (4,)),
+        edges=20,
+        samples=(200, 401),
+        held_out=40,
+    )
+
+
+def _held(x: NDArray[np.float32], task: int) -> NDArray[np.float32]:
+    """Return windows of a phone that is carried turned by a quarter more about its third axis."""
+    x = x.copy()
+    for _ in range(task):
+        for a, b in ((0, 1), (3, 4)):
+            x[..., a], x[..., b] = -x[..., b].copy(), x[..., a].copy()
+    return x
+
+
+def make_edges(pool: Pool, scenario: str, seed: int, *, late: int = 4, test: int = 600) -> list[TaskEdge]:
+    """Return edges of one task each; the last `late` are meant to join late, one of each task."""
     rng = np.random.default_rng([seed, *map(ord, scenario)])
     tasks, concentration = SCENARIOS[scenario]
-    permutations = [np.arange(10), *(_derangement(rng) for _ in range(_TASKS - 1))]
+    permutations = _permutations(rng, pool.classes)
+    prior = np.full(pool.classes, 1 / pool.classes)
     order = list(rng.permutation(len(pool.x)))
-    left = {c: [i for i in order if pool.y[i] == c] for c in range(10)}
+    left = {c: [i for i in order if pool.y[i] == c] for c in range(pool.classes)}
     found = []
-    for edge in range(edges + late):
+    for edge in range(pool.edges + late):
         task = edge % _TASKS if tasks else 0
-        shares = np.full(10, 0.1) if concentration is None else rng.dirichlet(np.full(10, concentration))
+        shares = prior if concentration is None else rng.dirichlet(concentration * pool.classes * prior)
         if scenario == "class groups":
-            shares = np.zeros(10)
-            shares[list(_CLASS_GROUPS[task])] = 1 / len(_CLASS_GROUPS[task])
-        count = int(rng.integers(200, 501))
-        counts = rng.multinomial(count + held_out, shares)
-        rows = np.array([i for c in range(10) for i in _draw(left, order, pool.y, c, counts[c], rng)])
+            shares = np.zeros(pool.classes)
+            shares[list(pool.class_groups[task])] = prior[list(pool.class_groups[task])]
+            shares /= shares.sum()
+        counts = rng.multinomial(int(rng.integers(*pool.samples)) + pool.held_out, shares)
+        rows = np.array([i for c in range(pool.classes) for i in _draw(left, order, pool.y, c, counts[c], rng)])
         rng.shuffle(rows)
-        x, y = _as_task(pool.x[rows], pool.y[rows], scenario, task, permutations)
-        weights = shares[pool.y_test] / np.bincount(pool.y_test, minlength=10)[pool.y_test]
+        x, y = _as_task(pool, pool.x[rows], pool.y[rows], scenario, task, permutations)
+        weights = shares[pool.y_test] / np.bincount(pool.y_test, minlength=pool.classes)[pool.y_test]
         chosen = rng.choice(len(pool.y_test), test, replace=True, p=weights / weights.sum())
-        xt, yt = _as_task(pool.x_test[chosen], pool.y_test[chosen], scenario, task, permutations)
-        found.append(TaskEdge(task, (x[held_out:], y[held_out:]), (x[:held_out], y[:held_out]), (xt, yt)))
+        other = _as_task(pool, pool.x_test[chosen], pool.y_test[chosen], scenario, task, permutations)
+        cut = pool.held_out
+        found.append(TaskEdge(task, (x[cut:], y[cut:]), (x[:cut], y[:cut]), other))
     return found
 
 
-def _derangement(rng: np.random.Generator) -> NDArray[np.int64]:
-    while True:
-        found = rng.permutation(10)
-        if (found != np.arange(10)).all():
-            return found
+def _permutations(rng: np.random.Generator, classes: int) -> list[NDArray[np.int64]]:
+    """Return one for each task, no two of which name any class alike.
+
+    Else an edge with a single class may be of two tasks at once, and which it is cannot be found out.
+    """
+    mixed = rng.permutation(classes)
+    place = np.argsort(mixed)
+    return [mixed[(place + task) % classes] for task in range(_TASKS)]
 
 
 def _draw(left: Any, order: list[int], y: NDArray[np.int64], label: int, count: int, rng: np.random.Generator) -> Any:
@@ -113,10 +177,15 @@ def _draw(left: Any, order: list[int], y: NDArray[np.int64], label: int, count: 
 
 
 def _as_task(
-    x: NDArray[np.float32], y: NDArray[np.int64], scenario: str, task: int, permutations: list[NDArray[np.int64]]
+    pool: Pool,
+    x: NDArray[np.float32],
+    y: NDArray[np.int64],
+    scenario: str,
+    task: int,
+    permutations: list[NDArray[np.int64]],
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     if scenario.startswith("rotations"):
-        x = np.rot90(x, task, (1, 2))
+        x = pool.turn(x, task)
     if scenario.startswith("permutations"):
         y = permutations[task][y]
     return np.ascontiguousarray(x.reshape(len(x), -1)), y

@@ -58,6 +58,7 @@ class ServerJob:
             fraction=aggregation.fraction,
             job={"rounds": aggregation.rounds, "compare_global": document.evaluation.alone},
         )
+        self._compression = aggregation.model_coding
         self._checkpoints = Checkpoints(self._folder.checkpoint)
         self._progress = Progress()
         self._metrics: dict[str, float] = {}
@@ -132,7 +133,7 @@ class ServerJob:
         """Run the loop; when the SuperLink is lost, run it again from where it was."""
         while True:
             grid, owners = open_grid()
-            mail = Mail(grid, ttl=max(3600.0, 2 * self._limits.round_deadline))
+            mail = Mail(grid, ttl=max(3600.0, 2 * self._limits.round_deadline), compression=self._compression)
             roster = Roster(mail, self._document.edges, algorithm=self._algorithm, owners=owners)
             loop = RoundLoop(
                 mail,

@@ -167,7 +167,8 @@ class Tasks(_Part):
     division: Annotated[str, StringConstraints(pattern=r"^(none|discovery|[\w.]+:\w+)$")] = Field(
         default="none",
         description="Without taskAttribute: `none` (an edge is one task), `discovery` (found from the samples "
-        "themselves), or your own `module:function`, called with x and y, which returns a task for each sample.",
+        "themselves, where chunk says how many in a row belong together), or your own `module:function`, called with "
+        "x and y, which returns a task for each sample.",
     )
     chunk: int | None = Field(
         default=None,
@@ -189,6 +190,11 @@ class Tasks(_Part):
         if self.task_attribute is not None and self.division != "none":
             raise ValueError(
                 f"tasks.taskAttribute is {self.task_attribute!r} and tasks.division is {self.division!r}; keep one"
+            )
+        if self.division == "discovery" and self.chunk is None:
+            raise ValueError(
+                "tasks.division is 'discovery' and tasks.chunk is missing; say how many samples in a row belong "
+                "together, such as chunk: 10"
             )
         return self
 

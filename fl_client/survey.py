@@ -18,6 +18,7 @@ from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout
 from .edge_data import Divide, EdgeData, Split, named_division
 from .orders import Orders
 from .subspace import answer_subspaces
+from .task_discovery import Discovered, discover
 
 __all__ = ["Survey"]
 
@@ -80,16 +81,28 @@ class Survey:
         return split
 
     def _survey(self, question: Question, data: EdgeData) -> Response:
-        self._question = SurveyQuestion.of(question)
+        self._question, found = SurveyQuestion.of(question)
         data.samples("train", anew=data.changes)
         self._digest = data.samples("train").digest()
         inputs = data.samples("train").x
         if not self._question.spec.centre and needs_moments(inputs):
             return SurveyAnswer(tasks=(), moments=True).to_response([InputMoments.of(inputs).to_bytes()])
+        if data.rules.division == "discovery":
+            self._divide = self._discovered(data, self._question, found)
         self._orders.split = split = self.split()
         assert split is not None
         self._signed = self._sign(self._question, data, split)
         return self._answer(split, changed=False)
+
+    @staticmethod
+    def _discovered(data: EdgeData, question: SurveyQuestion, found: tuple[Signature, ...]) -> Discovered:
+        """Return how to tell tasks apart: by those that the fleet found, at first by this edge's own samples."""
+        chunk = data.rules.chunk
+        assert chunk is not None  # the job file's own check
+        if found:
+            return Discovered(question.spec, found, chunk)
+        samples = data.samples("train")
+        return discover(samples.x, samples.y, question.spec, chunk=chunk, least=data.rules.min_samples)
 
     def _sign(self, question: SurveyQuestion, data: EdgeData, split: Split) -> list[Signature]:
         samples = data.samples("train")

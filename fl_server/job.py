@@ -56,7 +56,11 @@ class ServerJob:
             aggregation.options,
             min_edges=self._limits.min_edges,
             fraction=aggregation.fraction,
-            job={"rounds": aggregation.rounds, "compare_global": document.evaluation.alone},
+            job={
+                "rounds": aggregation.rounds,
+                "compare_global": document.evaluation.alone,
+                "discover": document.tasks.division == "discovery",
+            },
         )
         self._compression = aggregation.model_coding
         self._checkpoints = Checkpoints(self._folder.checkpoint)

@@ -31,11 +31,13 @@ __all__ = [
     "SignatureSpec",
     "distance",
     "drifted",
+    "embed_samples",
     "label_free_eta",
     "merge",
     "needs_moments",
     "noise_for",
     "sign",
+    "sign_embedded",
 ]
 
 Embedding = Callable[[NDArray[Any]], ArrayLike]
@@ -97,6 +99,13 @@ def sign(x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embeddin
     DatasetError
         If `x` has no numbers or some that are not finite, or `y` is of another length.
     """
+    return sign_embedded(*embed_samples(x, y, spec, embed), spec)
+
+
+def embed_samples(
+    x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embedding | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the features of samples, n x D, and their class ids, all -1 without labels; see `sign`."""
     inputs = np.asarray(x)
     if inputs.ndim == 0 or inputs.dtype.kind not in "biuf":
         raise DatasetError(f"inputs are {inputs.dtype} of shape {inputs.shape}; expected numbers, samples first")
@@ -105,21 +114,20 @@ def sign(x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embeddin
         inputs = np.asarray(embed(inputs))
         if inputs.ndim < 2 or inputs.dtype.kind != "f":
             raise DatasetError(f"the embedding gave {inputs.dtype} of shape {inputs.shape}; expected floats, n x k")
-    features = features_of(inputs, spec)
     ids = np.full(len(inputs), UNLABELLED, np.int64) if labels is None else labels
-    return _summarise(features, ids, spec, labelled=labels is not None)
+    return features_of(inputs, spec).astype(np.float64), ids
 
 
-def _summarise(
-    features: NDArray[np.float32], ids: NDArray[np.int64], spec: SignatureSpec, *, labelled: bool
-) -> Signature:
+def sign_embedded(features: NDArray[np.float64], ids: NDArray[np.int64], spec: SignatureSpec) -> Signature:
+    """Return the signature of samples whose features and classes `embed_samples` gave."""
+    labelled = not len(ids) or bool((ids != UNLABELLED).any())
     found, counts = np.unique(ids, return_counts=True)
     kept = found[counts >= spec.min_count][:MAX_CLASSES]
     means = np.zeros((len(kept), spec.dimension))
     traces, squares, noise = np.zeros(len(kept)), np.zeros(len(kept)), np.zeros(len(kept))
     rng = np.random.default_rng()
     for row, label in enumerate(kept):
-        own = features[ids == label].astype(np.float64)
+        own = features[ids == label]
         if spec.noise:
             means[row], traces[row], squares[row], noise[row] = _noisy(own, spec.noise, rng)
         else:

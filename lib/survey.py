@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import WireError
 from .questions import Question, Response
-from .signatures import SignatureSpec
+from .signatures import Signature, SignatureSpec
 
 __all__ = ["SURVEY", "SurveyAnswer", "SurveyQuestion", "TaskAbout", "TaskNames"]
 
@@ -37,18 +38,22 @@ class TaskAbout(_Said):
 
 
 class SurveyQuestion(_Said):
-    """How to sign; the arrays of a question may hold the mixture that discovery found."""
+    """How to sign; the question's parts are the signatures of tasks that were found so far, for edges that mix them."""
 
     spec: SignatureSpec
 
-    def to_question(self, arrays: object = None) -> Question:
+    def to_question(self, found: Sequence[Signature] = ()) -> Question:
         """Return the question as it is sent."""
-        return Question(SURVEY, self.model_dump_json(), arrays or {})  # type: ignore[arg-type]
+        return Question(SURVEY, self.model_dump_json(), parts=tuple(signature.to_bytes() for signature in found))
 
     @classmethod
-    def of(cls, question: Question) -> SurveyQuestion:
-        """Return what a question says; raise `WireError` if it cannot be read."""
-        return _read(cls, question.text)
+    def of(cls, question: Question) -> tuple[SurveyQuestion, tuple[Signature, ...]]:
+        """Return what a question says, and the tasks in it; raise `WireError` if it cannot be read."""
+        said = _read(cls, question.text)
+        found = tuple(Signature.from_bytes(part) for part in question.parts)
+        if any(signature.identity != said.spec.identity for signature in found):
+            raise WireError("the tasks in a question were signed in another way than it asks for")
+        return said, found
 
 
 class SurveyAnswer(_Said):

@@ -21,7 +21,7 @@ from ..lib import exchange
 from ..lib.exchange import ModelOrder, WorkOrder
 from ..lib.questions import Response
 from ..lib.records import arrays_in, metrics_in, with_content
-from ..lib.signatures import InputMoments, SignatureSpec
+from ..lib.signatures import InputMoments, Signature, SignatureSpec
 from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames
 from .funnel import Funnel
 from .task_groups import TaskGroups
@@ -33,6 +33,9 @@ __all__ = ["SimilarityGrouping"]
 
 _WEIGHT = "num-examples"
 _OWN = "groups"
+_REFINEMENTS = 4
+# Groups of less than this share of all samples are what is left over, not tasks.
+_SHARE = 0.02
 
 
 class SimilarityGrouping(Strategy):
@@ -68,6 +71,9 @@ class SimilarityGrouping(Strategy):
         Whether signatures go by class; without, only inputs are compared.
     compare_global
         Train one model for all to the end, to show what groups gained.
+    discover
+        Edges find out their tasks themselves, as the job's `tasks.division: discovery` says: what they found is
+        grouped, and given back to all of them to divide their samples by, some times over.
     fraction_train
         As in Flower's `FedAvg`, in each group.
     rounds
@@ -86,6 +92,7 @@ class SimilarityGrouping(Strategy):
         noise: float = 0.0,
         use_labels: bool = True,
         compare_global: bool = False,
+        discover: bool = False,
         fraction_train: float = 1.0,
         rounds: int | None = None,
     ) -> None:
@@ -109,6 +116,7 @@ class SimilarityGrouping(Strategy):
         self._edges: dict[int, str] = {}
         self._asked: dict[int, dict[str, TrainPart]] = {}
         self._evaluated: dict[int, dict[str, TrainPart]] = {}
+        self._discover, self._refined, self._untold = discover, 0, False
         self._questioned: tuple[int, set[str]] = (0, set())
         self._again: set[str] = set()
         self._notices: dict[str, str] = {}
@@ -124,7 +132,7 @@ class SimilarityGrouping(Strategy):
         asked = self._questioned[1] if self._questioned[0] == server_round else set()
         due = {n: e for n, e in here.items() if e not in asked and (e in self._again or e not in self._groups.tasks)}
         self._questioned = server_round, asked | set(due.values())
-        question = SurveyQuestion(spec=self._groups.spec).to_question().to_content()
+        question = SurveyQuestion(spec=self._groups.spec).to_question(self._found()).to_content()
         return [Message(question, dst_node_id=node, message_type="query") for node in due]
 
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
@@ -133,8 +141,23 @@ class SimilarityGrouping(Strategy):
             return
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
+        if came and self._discover and self._refined < _REFINEMENTS:
+            # What each edge found by itself was rough: it is given what all found together, and divides anew.
+            self._refined += 1
+            self._untold = bool(self._groups.regroup()) or self._untold
+            self._questioned = (0, set())
+            self._again = set(self._groups.tasks) - set(self._groups.refused)
+            return
         if came:
             self._regroup(server_round, f"signatures of {_several(came)} came")
+
+    def _found(self) -> list[Signature]:
+        """Return the tasks that edges which mix them may tell their samples by."""
+        if not self._discover:
+            return []
+        sums = self._groups.sums()
+        least = _SHARE * sum(signature.total for signature in sums)
+        return [signature for signature in sums if signature.total >= least]
 
     def _agree_on_scale(self, replies: Sequence[Message]) -> bool:
         """If edges sent moments of their inputs, make them everybody's scale and have all asked anew."""
@@ -183,8 +206,9 @@ class SimilarityGrouping(Strategy):
             self._fit.forget(edge)
             if before is not None and after not in self._own.groups and before in self._own.groups:
                 self._own.ensure(after, self._own.groups[before].arrays)
-        if moved:
+        if moved or self._untold:
             self._tell_groups(server_round, reason)
+            self._untold = False
 
     def _tell_groups(self, server_round: int, reason: str) -> None:
         self._events.append(self._groups.event(server_round, reason, self._trials.merged))
@@ -374,11 +398,12 @@ class SimilarityGrouping(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the groups, their models and base strategies, and what is being tried."""
-        return {**self._groups.state(), **self._own.state(), **self._trials.state()}
+        return {**self._groups.state(), **self._own.state(), **self._trials.state(), "refined": self._refined}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self._groups.restore(state)
+        self._refined = int(state["refined"])
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)
 

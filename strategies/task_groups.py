@@ -154,6 +154,10 @@ class TaskGroups:
         sums = {_name(g.id): g.signature for g in self._grouping.groups} if self._grouping is not None else {}
         return {(a, b): label_free_eta(sums[a], sums[b]) for a in sums for b in sums if a != b}
 
+    def sums(self) -> list[Signature]:
+        """Return each group's signature, the sum of its tasks'."""
+        return [g.signature for g in self._grouping.groups] if self._grouping is not None else []
+
     def samples(self) -> dict[str, int]:
         """Return how many samples each group has."""
         found = dict.fromkeys(self.names, 0)

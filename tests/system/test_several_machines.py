@@ -206,8 +206,9 @@ def listening(job, *arguments: str) -> tuple[subprocess.Popen[str], int]:
 
 
 @pytest.mark.timeout(240)
-def test_a_stock_supernode_and_a_warm_node_serve_one_job(make_job, flower):
-    job = make_job(edges=2, rounds=2, roundDeadline="100s", startDeadline="100s")
+@pytest.mark.parametrize("algorithm", ["fedavg", "similarity-grouping"])
+def test_a_stock_supernode_and_a_warm_node_serve_one_job(make_job, flower, algorithm):
+    job = make_job(edges=2, rounds=2, roundDeadline="100s", startDeadline="100s", algorithm=algorithm)
     server, port = listening(job)
     warm = start_edge(job, "edge-0", port)
     flower.supernode(port, "--node-config", f'job="{job.file}" edge="edge-1"')
@@ -216,6 +217,8 @@ def test_a_stock_supernode_and_a_warm_node_serve_one_job(make_job, flower):
     assert {e.edge: e.warm for e in job.events("edge-joined")} == {"edge-0": True, "edge-1": False}
     assert [e.replied for e in job.events("round-finished")] == [2, 2]
     assert {e.edge for e in job.events("edge-finished")} == {"edge-0", "edge-1"}
+    told = job.events("tasks-grouped")
+    assert [{t.group for t in e.tasks} for e in told] == ([] if algorithm == "fedavg" else [{"group-1"}])
     finish(job, warm)
 
 

@@ -119,7 +119,7 @@ def _conclude(job: Path, folder: RunFolder, view: RunView, *, as_json: bool) -> 
         model=model,
         report=report,
         next_commands=[
-            f"{_command()} logs {job} --edge {file_edge}",
+            f"{_command()} tasks {job}" if view.tasks.told else f"{_command()} logs {job} --edge {file_edge}",
             f"{_command()} run {job} --set spec.aggregation.algorithm=fedadam",
             f"{_command()} manifests {job} --image YOUR/IMAGE",
         ],
@@ -175,6 +175,26 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
         print_json(current.model_dump(mode="json"))
     else:
         describe(current, console)
+
+
+@app.command()
+def tasks(job: RunArgument, as_json: JsonOption = False) -> None:
+    """Show which edges' tasks are similar in the last run, and why."""
+    from .core.run_folder import find_run
+    from .fl_server.task_view import TaskView, print_tasks
+
+    view = TaskView.of(find_run(job, _root()).events())
+    if as_json:
+        print_json(
+            {
+                "groups": [group.model_dump(mode="json") for group in view.groups],
+                "tasks": [place.model_dump(mode="json") for place in view.places],
+                "changes": view.changes,
+                "notes": view.notes,
+            }
+        )
+    else:
+        print_tasks(view, console)
 
 
 @app.command()

@@ -21,8 +21,11 @@ from ..core.events import (
     RoundEvaluated,
     RoundFinished,
     RoundStarted,
+    TasksGrouped,
+    TransferChosen,
     Warned,
 )
+from .task_view import TaskView
 
 __all__ = ["RoundRow", "RunView", "accuracy_name", "format_bytes"]
 
@@ -69,6 +72,7 @@ class RunView:
     joined: dict[str, EdgeJoined] = field(default_factory=dict)
     finished_edges: dict[str, EdgeFinished] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    tasks: TaskView = field(default_factory=TaskView)
     finished: JobFinished | None = None
     failed: JobFailed | None = None
 
@@ -78,15 +82,15 @@ class RunView:
             self._take(event)
 
     def _take(self, event: Event) -> None:
+        self.tasks.take(event)
+        note = self._note(event)
+        if note is not None:
+            self.notes.append(note)
         match event:
             case JobStarted():
                 self.started, self.failed = event, None
             case EdgeJoined():
                 self.joined[event.edge] = event
-                if event.back:
-                    self.notes.append(f"{event.edge} is back")
-            case EdgeLeftOut():
-                self.notes.append(f"round {event.round}: {event.edge} left out: {event.reason}")
             case RoundStarted():
                 self.rows[event.round] = RoundRow(event.round, asked=event.edges)
             case RoundFinished():
@@ -98,12 +102,25 @@ class RunView:
                 row.evaluation, row.edges = event.metrics, event.edges
             case EdgeFinished():
                 self.finished_edges[event.edge] = event
-            case Warned():
-                self.notes.append(event.message)
             case JobFinished():
                 self.finished = event
             case JobFailed():
                 self.failed = event
+
+    def _note(self, event: Event) -> str | None:
+        """Return the line that an event adds under the table; most add none."""
+        match event:
+            case TasksGrouped():
+                return self.tasks.changes[-1]
+            case TransferChosen():
+                return f"round {event.round}: {event.group}: {event.choice} ({event.reason})"
+            case EdgeJoined(back=True):
+                return f"{event.edge} is back"
+            case EdgeLeftOut():
+                return f"round {event.round}: {event.edge} left out: {event.reason}"
+            case Warned():
+                return event.message
+        return None
 
     def table(self) -> RenderableType:
         """Return the live view: a line a round, and the last notes under it."""

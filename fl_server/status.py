@@ -44,6 +44,7 @@ class RunStatus(BaseModel):
     superlink: str | None
     workers: dict[str, WorkerStatus]
     notes: list[str]
+    groups: dict[str, list[str]] = {}
 
 
 def status_of(folder: RunFolder) -> RunStatus:
@@ -80,6 +81,7 @@ def status_of(folder: RunFolder) -> RunStatus:
             for name, p in (state.workers if state else {}).items()
         },
         notes=view.notes[-10:],
+        groups={group.name: group.members for group in view.tasks.groups},
     )
 
 
@@ -91,6 +93,8 @@ def describe(status: RunStatus, console: Console) -> None:
     if status.metrics:
         shown = ", ".join(f"{n} {v:.4f}" for n, v in status.metrics.items() if n != "num-examples")
         console.print(f"global model: {shown}")
+    for group, members in status.groups.items():
+        console.print(f"  {group}: {', '.join(members)}", markup=False, highlight=False)
     for name, worker in status.workers.items():
         how = "running" if worker.alive else f"ended ({worker.exit_code})" if worker.exit_code is not None else "gone"
         again = f", started again {worker.restarts}×" if worker.restarts else ""

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich import box
@@ -35,6 +35,9 @@ class EdgeOutcome:
     alone: float | None = None
     gain: float | None = None
     over_alone: float | None = None
+    one_model: float | None = None
+    group: str | None = None
+    tasks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,16 @@ class Outcomes:
     def has_alone(self) -> bool:
         """Whether training alone was measured on any edge."""
         return self.overall.alone is not None
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether edges are in groups with models of their own."""
+        return len({edge.group for edge in self.edges if edge.group is not None}) > 1
+
+    @property
+    def has_one_model(self) -> bool:
+        """Whether one model for all was measured beside the groups'."""
+        return self.overall.one_model is not None
 
     @property
     def has_gaps(self) -> bool:
@@ -94,6 +107,8 @@ class Outcomes:
             joined, finished = view.joined.get(edge), view.finished_edges.get(edge)
             before, after = start.get(edge, {}).get(metric or ""), final.get(edge, {}).get(metric or "")
             alone = finished.alone.get(metric or "") if finished is not None else None
+            one = finished.one_model.get(metric or "") if finished is not None else None
+            each = finished.tasks if finished is not None else {}
             edges.append(
                 EdgeOutcome(
                     edge,
@@ -104,6 +119,9 @@ class Outcomes:
                     alone=alone,
                     gain=_difference(after, before),
                     over_alone=_difference(after, alone),
+                    one_model=one,
+                    group=view.tasks.group_of(edge),
+                    tasks={name: metrics[metric] for name, metrics in each.items() if metric and metric in metrics},
                 )
             )
         return cls(metric, edges, _overall(edges), after_round)
@@ -143,6 +161,7 @@ def _overall(edges: Sequence[EdgeOutcome]) -> EdgeOutcome:
         alone=mean(e.alone for e in edges),
         gain=mean(e.gain for e in edges),
         over_alone=mean(e.over_alone for e in edges),
+        one_model=mean(e.one_model for e in edges),
     )
 
 
@@ -192,6 +211,8 @@ def print_summary(
     """
     outcomes = Outcomes.of(view)
     console.print()
+    if view.tasks.told:
+        console.print(Text(view.tasks.headline, style="bold"))
     if outcomes.edges:
         _print_edges(outcomes, console)
     for name, place in (("model", model), ("report", report)):
@@ -216,13 +237,19 @@ def _print_edges(outcomes: Outcomes, console: Console) -> None:
         show_footer=False,
     )
     table.add_column("edge", overflow="fold")
+    if outcomes.has_groups:
+        table.add_column("group", justify="right", no_wrap=True)
     table.add_column("samples", justify="right", no_wrap=True)
     if metric is not None:
         names = ["before", "after", "gain" if is_share(metric) else "change"]
+        names += ["one\nmodel"] if outcomes.has_one_model else []
         for name in [*names, *(["alone", "over\nalone"] if outcomes.has_alone else [])]:
             table.add_column(name, justify="right", no_wrap=True)
     for edge in shown:
         table.add_row(*_cells(edge, outcomes))
+        for task, value in edge.tasks.items():
+            blank = [Text()] * (2 if outcomes.has_groups else 1)
+            table.add_row(Text(f"  {task}"), *blank, Text(), Text(format_score(value, metric)), style="dim")
     if len(outcomes.edges) > 1:
         table.add_section()
         table.add_row(*_cells(outcomes.overall, outcomes), style="bold")
@@ -237,11 +264,14 @@ def _print_edges(outcomes: Outcomes, console: Console) -> None:
 
 def _cells(edge: EdgeOutcome, outcomes: Outcomes) -> list[Text]:
     metric = outcomes.metric
-    cells = [Text(edge.edge), Text("–" if edge.samples is None else f"{edge.samples:,}")]
+    cells = [Text(edge.edge), *([Text(edge.group or "")] if outcomes.has_groups else [])]
+    cells += [Text("–" if edge.samples is None else f"{edge.samples:,}")]
     if metric is None:
         return cells
     cells += [Text(format_score(value, metric)) for value in (edge.before, edge.after)]
     cells.append(_gain(edge.gain, metric))
+    if outcomes.has_one_model:
+        cells.append(Text(format_score(edge.one_model, metric)))
     if outcomes.has_alone:
         cells += [Text(format_score(edge.alone, metric)), _gain(edge.over_alone, metric)]
     return cells
@@ -258,4 +288,6 @@ def _key_to(outcomes: Outcomes) -> str:
     name = (outcomes.metric or "").replace("_", " ")
     unit = "; gains in points" if is_share(outcomes.metric) else ""
     alone = "; alone: the edge trained without the others" if outcomes.has_alone else ""
-    return f"{name} of the global model on each edge's evaluation data{unit}{alone}"
+    whose = "each edge's own model" if outcomes.has_groups else "the global model"
+    one = "; one model: trained by all edges together" if outcomes.has_one_model else ""
+    return f"{name} of {whose} on each edge's evaluation data{unit}{one}{alone}"

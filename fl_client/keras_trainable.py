@@ -66,6 +66,7 @@ class KerasTrainable:
         self._parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
         self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._keep = keep_optimizer_state
+        self._anchor: list[NDArray[np.generic]] | None = None
         self._build(train_loader)
         if loss is not None:
             metrics = metric if isinstance(metric, list | tuple) else [metric] if metric is not None else None
@@ -119,8 +120,8 @@ class KerasTrainable:
         self._mark_training(training=True)
         fit = dict(self._fit)
         mu = config.get("proximal-mu", 0.0)
-        if isinstance(mu, int | float) and mu > 0 and not anchored:
-            fit["callbacks"] = [*self._fit["callbacks"], _ProximalPull(float(mu))]  # type: ignore[misc]
+        if isinstance(mu, int | float) and mu > 0 and (not anchored or self._anchor is not None):
+            fit["callbacks"] = [*self._fit["callbacks"], _ProximalPull(float(mu), self._anchor)]  # type: ignore[misc]
         samples = self.summary.samples
         if self._chosen[0] is not None:
             samples = len(self._chosen[0])
@@ -147,6 +148,13 @@ class KerasTrainable:
             metrics = self.model.evaluate(self._test_loader, verbose=0, return_dict=True)
         return self.eval_samples, {name: float(value) for name, value in metrics.items()}
 
+    def pull_towards(self, anchor: Mapping[str, NDArray[np.generic]] | None) -> None:
+        """Let `proximal-mu` pull towards `anchor` in the next `train`; None: towards the weights at its start."""
+        self._anchor = None
+        if anchor is not None:
+            values = dict(zip((id(v) for v in self.model.weights), (anchor[n] for n in sorted(anchor)), strict=True))
+            self._anchor = [values[id(v)] for v in self.model.trainable_variables]
+
     def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
         """Train and evaluate from now on with these samples alone, by their places; None stands for all."""
         self._chosen = (train, evaluate)
@@ -171,16 +179,19 @@ class KerasTrainable:
 class _ProximalPull(keras.callbacks.Callback):  # type: ignore[misc]
     """FedProx's proximal term (Li et al. 2020), applied after each batch as a decoupled step.
 
-    w ← w − lr·μ·(w − w₀), where w₀ are the weights at the start of the round.
+    w ← w − lr·μ·(w − w₀), where w₀ are the weights at the start of the round, or others that are given (Ditto).
     """
 
-    def __init__(self, mu: float) -> None:
+    def __init__(self, mu: float, anchor: Sequence[Any] | None = None) -> None:
         super().__init__()
-        self._mu = mu
+        self._mu, self._given = mu, anchor
         self._anchor: list[Any] = []
 
     def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        self._anchor = [keras.ops.copy(v.value) for v in self.model.trainable_variables]
+        if self._given is not None:
+            self._anchor = [keras.ops.convert_to_tensor(value) for value in self._given]
+        else:
+            self._anchor = [keras.ops.copy(v.value) for v in self.model.trainable_variables]
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         step = self._mu * float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))

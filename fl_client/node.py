@@ -21,6 +21,7 @@ from ..lib.records import arrays_in, configs_in
 from ..lib.trainable import Scalar, Trainable
 from .edge_data import EdgeData, Split
 from .orders import Finished, Orders, order_of
+from .personal import PersonalModel
 from .survey import Survey
 
 __all__ = ["Exporter", "Node"]
@@ -50,6 +51,8 @@ class Node:
         Whether this object lives for the whole job.
     data
         The samples themselves, for questions about them and for several tasks; None where only the model has them.
+    folder
+        Where the edge keeps what the next process needs; None: nowhere.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Node:
         algorithm: str | None = None,
         warm: bool = True,
         data: EdgeData | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.edge = edge
         self.finished = False
@@ -71,7 +75,9 @@ class Node:
         self.result: Finished | None = None
         self._trainable = trainable
         self._export = export
-        self._orders = Orders(trainable, eval_samples=eval_samples)
+        kept = None if folder is None else folder / "personal.bin"
+        personal = PersonalModel(trainable, kept, lives=warm)
+        self._orders = Orders(trainable, eval_samples=eval_samples, personal=personal)
         self.survey = Survey(data, self._orders, edge=edge)
         self._first = exchange.to_arrays(trainable.get_weights())
         self.about = Answer(

@@ -20,6 +20,7 @@ from ..lib.exchange import ModelOrder, Weights, WorkOrder
 from ..lib.records import arrays_in
 from ..lib.trainable import Scalar, Trainable
 from .edge_data import Split
+from .personal import PersonalModel
 
 __all__ = ["Divisible", "Finished", "Orders", "order_of"]
 
@@ -75,10 +76,13 @@ class Orders:
         The model with its data; its weights are replaced by each model in turn.
     eval_samples
         How many samples there are to evaluate on.
+    personal
+        The edge's own model, for jobs that train one; kept in memory unless it is given.
     """
 
-    def __init__(self, trainable: Trainable, *, eval_samples: int) -> None:
+    def __init__(self, trainable: Trainable, *, eval_samples: int, personal: PersonalModel | None = None) -> None:
         self._trainable, self._eval_samples = trainable, eval_samples
+        self._personal = personal or PersonalModel(trainable)
         self.split: Split | None = None
         self.find_split: Callable[[], Split | None] = lambda: None
 
@@ -102,6 +106,8 @@ class Orders:
                 key = model.key if exchange.ORDER in content else "arrays"
                 record[key] = exchange.to_arrays(self._trainable.get_weights())
                 record[exchange.metrics_key(key)] = exchange.to_metrics(samples, metrics)
+                if order.personal:
+                    self._personal.train(_weights_of(content, model.key), order.personal, config)
         return record
 
     def evaluate(self, order: WorkOrder, content: RecordDict) -> RecordDict:
@@ -116,6 +122,9 @@ class Orders:
                 continue
             if exchange.ORDER in content:
                 record[exchange.evaluation_key(model.key)] = exchange.to_metrics(samples, metrics)
+            if order.personal and self._personal.weights is not None:
+                self._trainable.set_weights(self._personal.weights)
+                samples, metrics = self._trainable.evaluate()
             if not model.aside:
                 own.append((samples, metrics))
         record[exchange.EVALUATION] = _mean(own)
@@ -133,6 +142,10 @@ class Orders:
                 if model.aside:
                     one = _plain(shared[1])
                     continue
+                if order.personal and self._personal.weights is not None:
+                    one = _plain(shared[1])
+                    self._trainable.set_weights(self._personal.weights)
+                    shared = self._trainable.evaluate() if self._eval_samples else (0, {})
                 before.append(shared)
                 if order.finetune and self._finetune(order.finetune, config, model.tasks):
                     self._use(model.tasks)
@@ -143,6 +156,7 @@ class Orders:
                     for task in model.tasks or range(len(self.split.names)):
                         with self._on((task,)):
                             tasks[self.split.names[task]] = _plain(self._trainable.evaluate()[1])
+        self._personal.forget()
         self._trainable.set_weights(kept[0][1])
         return Finished(
             weights=tuple(kept),
@@ -218,9 +232,7 @@ class Orders:
         return order.model_copy(update={"models": (order.models[int(np.argmin(losses))],), "choose": False})
 
     def _take(self, content: RecordDict, key: str) -> None:
-        arrays = content[key]
-        assert isinstance(arrays, ArrayRecord)
-        self._trainable.set_weights(exchange.to_weights(arrays))
+        self._trainable.set_weights(_weights_of(content, key))
 
     @contextmanager
     def _on(self, tasks: Sequence[int] | None) -> Iterator[None]:
@@ -240,6 +252,12 @@ class Orders:
             self._trainable.use_samples(None, None)
         else:
             self._trainable.use_samples(split.indices("train", tasks), split.indices("evaluate", tasks))
+
+
+def _weights_of(content: RecordDict, key: str) -> Weights:
+    arrays = content[key]
+    assert isinstance(arrays, ArrayRecord)
+    return exchange.to_weights(arrays)
 
 
 def _evaluated(trainable: Trainable) -> Mapping[str, float]:

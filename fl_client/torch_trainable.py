@@ -62,6 +62,7 @@ class TorchTrainable:
         self.eval_samples = summarize(test_loader).samples if test_loader is not None else 0
         self._parts = (Part(train_loader), Part(test_loader))
         self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
+        self._anchor: Mapping[str, NDArray[np.generic]] | None = None
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def get_weights(self) -> Mapping[str, NDArray[np.generic]]:
@@ -78,7 +79,7 @@ class TorchTrainable:
             self._optimizer.load_state_dict(self._fresh)
         mu = config.get("proximal-mu", 0.0)
         pull = float(mu) if isinstance(mu, int | float) else 0.0
-        anchor = [p.detach().clone() for p in self.model.parameters()] if pull else []
+        anchor = self._anchor_now() if pull else []
         self.model.train()
         total = 0.0
         for _ in range(self._epochs):
@@ -94,6 +95,16 @@ class TorchTrainable:
                 self._optimizer.step()
         samples = self.summary.samples if self._chosen[0] is None else len(self._chosen[0])
         return samples, {"loss": total / max(samples, 1)}
+
+    def pull_towards(self, anchor: Mapping[str, NDArray[np.generic]] | None) -> None:
+        """Let `proximal-mu` pull towards `anchor` in the next `train`; None: towards the weights at its start."""
+        self._anchor = anchor
+
+    def _anchor_now(self) -> list[torch.Tensor]:
+        given = self._anchor
+        if given is None:
+            return [p.detach().clone() for p in self.model.parameters()]
+        return [torch.from_numpy(np.array(given[name])).to(p) for name, p in self.model.named_parameters()]
 
     def _batches(self) -> Iterable[Any]:
         """Return the batches to train on: the loader's own, or new ones of the samples in use, mixed."""

@@ -46,7 +46,8 @@ class Cfl(GroupedStrategy):
     stationary
         See `eps1`.
     gamma_max
-        The gap that a split needs. 0.7 asks for updates that point apart (α < 0.02); 0 splits whatever stands still.
+        The gap that a split needs. 0.5 asks for α < 0.5, so that edges with like data stay together for long; 0.7 is
+        α < 0.02, where updates pull apart; 0 splits whatever stands still.
     linkage
         `single` is the paper's optimal bipartition; `complete`, as in its authors' program, makes parts of like size.
     warm_rounds
@@ -62,7 +63,7 @@ class Cfl(GroupedStrategy):
         eps1: float | None = None,
         eps2: float | None = None,
         stationary: float = 0.7,
-        gamma_max: float = 0.7,
+        gamma_max: float = 0.5,
         linkage: str = "single",
         warm_rounds: int = 3,
         min_edges_to_split: int = 3,

@@ -290,8 +290,9 @@ def regroup(
 ) -> Grouping:
     """Return the groups of today's signatures under the ids of the groups of before.
 
-    A new group keeps the id of the old one whose data it has, else of the one with which it shares most signatures. A signature leaves an old group
-    that goes on only if that group rejects it and its new group is nearer by `margin`: what is on the border stays.
+    A new group keeps the id of the old one whose data it has, else of the one with which it shares most signatures.
+    A signature leaves an old group that goes on only if that group rejects it and its new group is nearer by
+    `margin`: what is on the border stays.
 
     Parameters
     ----------

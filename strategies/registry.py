@@ -21,6 +21,7 @@ from flwr.serverapp.strategy import Strategy
 
 from ..core.errors import StrategyError, StrategySpecError
 from .cfl import Cfl
+from .ditto import Ditto
 from .fedavg import FedAvg
 from .fl_hc import FlHc
 from .ifca import Ifca
@@ -56,6 +57,7 @@ def _flower() -> dict[str, type[Strategy]]:
 def _own() -> dict[str, type[Strategy]]:
     return {
         "cfl": Cfl,
+        "ditto": Ditto,
         "fedavg": FedAvg,
         "fl-hc": FlHc,
         "ifca": Ifca,

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of the edge's own, pulled towards the common one (Ditto, Li et al. 2021); it never leaves the edge."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from flwr.app import ConfigRecord, RecordDict
+from numpy.typing import NDArray
+
+from ..core.errors import ModelError, SolarCoronaError, WireError
+from ..core.files import write_bytes_atomic
+from ..lib import exchange, wire
+from ..lib.exchange import Weights
+from ..lib.records import arrays_in, configs_in
+from ..lib.trainable import Scalar, Trainable
+
+__all__ = ["PersonalModel", "Pullable"]
+
+log = logging.getLogger(__name__)
+_KEY = "personal"
+_DIGEST = hashlib.sha256().digest_size
+
+
+@runtime_checkable
+class Pullable(Protocol):
+    """A `Trainable` that can be pulled towards other weights than its first; ours for Keras and torch can."""
+
+    def pull_towards(self, anchor: Mapping[str, NDArray[np.generic]] | None) -> None:
+        """Let `proximal-mu` pull towards `anchor` in the next `train`; None: towards the weights at its start."""
+
+
+class PersonalModel:
+    """Trains and keeps v, the solution of min F(v) + λ/2·‖v − w‖², beside the common model w.
+
+    Parameters
+    ----------
+    trainable
+        Trains it; its weights are replaced.
+    file
+        Where it lies for the process that comes next: after a restart, or for the next message where each has a
+        process of its own. None keeps it in memory.
+    lives
+        Whether this object lives for the whole job, so that the file is only for a restart.
+    """
+
+    def __init__(self, trainable: Trainable, file: Path | None = None, *, lives: bool = True) -> None:
+        self._trainable, self._file, self._lives = trainable, file, lives
+        self._weights: Weights | None = None
+        self._looked = False
+
+    @property
+    def weights(self) -> Weights | None:
+        """The model, or None before it was trained for the first time."""
+        if self._weights is None and not self._looked:
+            self._looked = True
+            self._weights = self._load()
+        return self._weights
+
+    def train(self, common: Weights, strength: float, config: Mapping[str, Scalar]) -> None:
+        """Go on from the last personal model, or from the common one, for as long as a round trains.
+
+        Raises
+        ------
+        ModelError
+            If the model's object cannot be pulled, or nothing would keep the result for the next message.
+        """
+        trainable = self._trainable
+        if not isinstance(trainable, Pullable):
+            raise ModelError(
+                f"the job trains a personal model on each edge, and {type(trainable).__name__} has no method "
+                f"pull_towards(anchor), towards which proximal-mu then pulls; add it, pass fit() a Keras or torch "
+                f"model, or choose another strategy than ditto"
+            )
+        if self._file is None and not self._lives:
+            raise ModelError(
+                "the job trains a personal model on each edge, and this process answers a single message and has no "
+                "run folder to keep it in; start the edge with `solar-corona` or choose another strategy than ditto"
+            )
+        trainable.set_weights(common if self.weights is None else self.weights)
+        trainable.pull_towards(common)
+        try:
+            trainable.train({**config, "proximal-mu": strength})
+        finally:
+            trainable.pull_towards(None)
+        found = exchange.to_weights(exchange.to_arrays(trainable.get_weights()))
+        self._weights = {name: value.copy() for name, value in found.items()}
+        self._save()
+
+    def forget(self) -> None:
+        """Remove the file: the job is done."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def _save(self) -> None:
+        if self._file is None or self._weights is None:
+            return
+        packed = configs_in(wire.pack(RecordDict({_KEY: exchange.to_arrays(self._weights)})))
+        payload = b"".join(data for part in packed.values() if isinstance(data := part["data"], bytes))
+        try:
+            write_bytes_atomic(self._file, payload + hashlib.sha256(payload).digest())
+        except SolarCoronaError as error:
+            if not self._lives:
+                raise
+            log.warning("the personal model is not kept for after a restart: %s", error)
+
+    def _load(self) -> Weights | None:
+        if self._file is None:
+            return None
+        try:
+            data = self._file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            log.warning("%s cannot be read (%s); the personal model begins anew", self._file, error.strerror)
+            return None
+        try:
+            return _read(data)
+        except (WireError, ValueError, KeyError) as error:
+            log.warning("%s is damaged (%s); the personal model begins anew", self._file, error)
+            return None
+
+
+def _read(data: bytes) -> Weights:
+    payload, seal = data[:-_DIGEST], data[-_DIGEST:]
+    if hashlib.sha256(payload).digest() != seal:
+        raise WireError("its SHA-256 is another")
+    record = wire.unpack(RecordDict({"solar-corona-0": ConfigRecord({"part": 0, "parts": 1, "data": payload})}))
+    return exchange.to_weights(arrays_in(record)[_KEY])

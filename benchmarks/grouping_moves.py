@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half of the edges change their task in the middle: how soon is each in the right group again?"""
+"""Half of the edges change their task in the middle; how soon is each in the right group again."""
 
 from __future__ import annotations
 

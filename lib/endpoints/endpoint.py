@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A deep model that answers elsewhere, whatever it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from ..tensors import Tensors, TensorSpec
+
+__all__ = ["Endpoint", "Reply"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an endpoint answered.
+
+    Parameters
+    ----------
+    outputs
+        Tensors by name, batch first.
+    model, version
+        Which model made them.
+    bytes_up, bytes_down
+        Bytes of the request's and the answer's bodies.
+    """
+
+    outputs: Tensors
+    model: str = ""
+    version: str = ""
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+@runtime_checkable
+class Endpoint(Protocol):
+    """Something that answers batches within a deadline; any number of threads may call it at once."""
+
+    def describe(self, *, deadline: float) -> tuple[TensorSpec, ...]:
+        """Return the inputs that the model takes.
+
+        Raises
+        ------
+        TemporaryError
+            If it cannot be reached within `deadline` seconds.
+        ModelError
+            If there is no such model.
+        """
+
+    def infer(self, inputs: Tensors, *, deadline: float, encodings: Mapping[str, str] = ...) -> Reply:
+        """Return the outputs for a batch.
+
+        Parameters
+        ----------
+        inputs
+            Tensors by name; one whose name is in `encodings` holds files (BYTES) of that format, such as `jpeg`.
+        deadline
+            Seconds from now in which it has to answer.
+
+        Raises
+        ------
+        TemporaryError
+            If no usable answer came in time: not reached, overloaded, cut off, garbage. It may work later.
+        ModelError
+            If the request itself was refused, as one of a wrong shape or a wrong token is; trying again is useless.
+        """
+
+    def close(self) -> None:
+        """Close its connections."""

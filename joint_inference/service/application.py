@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import secrets
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -115,8 +114,7 @@ class Service:
             if b"content-length" in headers or b"transfer-encoding" in headers:
                 if int(headers.get(b"content-length", 0)) > _MOST_CONTROL_BYTES:
                     raise too_large(_MOST_CONTROL_BYTES, f"content-length is {int(headers[b'content-length'])}")
-                deadline = time.monotonic() + self._options.timeout
-                body = await read_body(receive, limit=_MOST_CONTROL_BYTES, share=share, deadline=deadline)
+                body = await read_body(receive, limit=_MOST_CONTROL_BYTES, share=share)
         except RefusedRequestError as refusal:
             await self._refuse(receive, send, refusal, request_id)
             return

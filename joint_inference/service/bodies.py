@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -95,8 +93,8 @@ def too_large(limit: int, what: str) -> RefusedRequestError:
     return RefusedRequestError(413, f"the body is too large: {what}, expected at most {limit} bytes")
 
 
-async def read_body(receive: Receive, *, limit: int, share: BodyShare, deadline: float) -> bytes:
-    """Return a body, which is cut off at the limit.
+async def read_body(receive: Receive, *, limit: int, share: BodyShare) -> bytes:
+    """Return a body, which is cut off at the limit; the connection sees to it that it comes in time.
 
     Parameters
     ----------
@@ -106,34 +104,27 @@ async def read_body(receive: Receive, *, limit: int, share: BodyShare, deadline:
         Bytes of the body.
     share
         Grows with what comes.
-    deadline
-        When it has to be there, on the monotonic clock.
 
     Raises
     ------
     RefusedRequestError
-        With status 413 if it is above the limit, 408 if it does not come in time, 503 if there is no room for it.
+        With status 413 if it is above the limit, 503 if there is no room for it.
     ClientGoneError
         If the client goes before the end.
     """
     parts, size = list[bytes](), 0
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise too_large(limit, f"it has more than {limit} bytes")
-                share.grow_to(size)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise RefusedRequestError(
-            408, f"the body did not come in time ({size} bytes did); send it faster, or less of it"
-        ) from None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit, f"it has more than {limit} bytes")
+        share.grow_to(size)
+        if not message.get("more_body", False):
+            return b"".join([*parts, part]) if parts else part
+        parts.append(part)
 
 
 def decompressed(body: bytes, limit: int) -> bytes:

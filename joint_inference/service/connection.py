@@ -7,7 +7,6 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .infer_route import GONE
@@ -23,7 +22,7 @@ __all__ = ["connection_class"]
 HEAD_SECONDS = 10.0
 """How long a connection may take to send the head of a request."""
 
-_MOST_HEAD_BYTES, _MOST_HEADERS = 1 << 16, 100
+_MOST_HEAD_BYTES = 1 << 16
 
 
 def _closing(status: bytes, message: bytes) -> bytes:
@@ -36,6 +35,7 @@ def _closing(status: bytes, message: bytes) -> bytes:
 
 
 _FULL = _closing(b"503 Service Unavailable\r\nretry-after: 5", b"there are too many connections; try again later")
+_SLOW_BODY = _closing(b"408 Request Timeout", b"the body did not come in time; send it faster, or less of it")
 _LARGE_HEAD = _closing(b"431 Request Header Fields Too Large", b"the head is too large; expected up to 64 KiB")
 
 
@@ -85,12 +85,6 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         cast("dict[str, Any]", self.scope)[GONE] = self.transport.is_closing
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header, or a trailer."""
-        if len(self.headers) >= _MOST_HEADERS:
-            raise httptools.HttpParserError("too many headers")
-        super().on_header(name, value)
-
     def on_headers_complete(self) -> None:
         """Hand the request on."""
         self._head_since, self._message_since = None, time.monotonic()
@@ -102,13 +96,11 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def close_if_stuck(self, now: float) -> None:
-        """Close a connection that is too slow with a head, or with a body whose answer is already out."""
+        """Close a connection that is too slow with the head of a request, or with its body."""
         if self._head_since is not None and now - self._head_since > HEAD_SECONDS:
-            self.transport.close()
+            self._end(b"")
         elif self._message_since is not None and now - self._message_since > self.options.timeout:
-            answered = self.cycle is None or self.cycle.response_complete
-            if answered:
-                self.transport.close()
+            self._end(b"" if self.cycle.response_started else _SLOW_BODY)
 
     def _end(self, answer: bytes) -> None:
         if not self.transport.is_closing():

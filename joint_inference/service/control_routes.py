@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -23,8 +23,6 @@ __all__ = ["control_routes"]
 
 NAME = "solar-corona"
 _EXTENSIONS = ("binary_tensor_data", "model_repository")
-_Name = Annotated[str, Path(description="The model's name.")]
-_Version = Annotated[str, Path(description="The model's version; by default the highest.")]
 
 
 def control_routes(
@@ -88,8 +86,8 @@ def _health(app: FastAPI, models: ModelRepository, ready: Callable[[], bool]) ->
 
     @app.get("/v2/models/{name}/ready")
     @app.get("/v2/models/{name}/versions/{version}/ready")
-    async def _model_ready(name: _Name, version: _Version = "") -> dict[str, Any]:
-        return {"name": models.find(name, version).name, "ready": ready()}
+    async def _model_ready(request: Request) -> dict[str, Any]:
+        return {"name": _asked(models, request).name, "ready": ready()}
 
 
 def _metadata(app: FastAPI, models: ModelRepository, version: str) -> None:
@@ -100,8 +98,13 @@ def _metadata(app: FastAPI, models: ModelRepository, version: str) -> None:
 
     @app.get("/v2/models/{name}")
     @app.get("/v2/models/{name}/versions/{version}")
-    async def _model(name: _Name, version: _Version = "") -> dict[str, Any]:
-        return _described(models.find(name, version), models.versions(name))
+    async def _model(request: Request) -> dict[str, Any]:
+        model = _asked(models, request)
+        return _described(model, models.versions(model.name))
+
+
+def _asked(models: ModelRepository, request: Request) -> ServedModel:
+    return models.find(request.path_params["name"], request.path_params.get("version", ""))
 
 
 def _described(model: ServedModel, versions: list[str]) -> dict[str, Any]:
@@ -132,7 +135,7 @@ def _repository(app: FastAPI, models: ModelRepository, *, model_control: bool) -
         return [asdict(entry) for entry in models.index() if entry.state == "READY" or not only_ready]
 
     @app.post("/v2/repository/models/{name}/load")
-    async def _load(request: Request, name: _Name) -> dict[str, Any]:
+    async def _load(request: Request, name: str) -> dict[str, Any]:
         allowed()
         if (await _object(request)).get("parameters"):
             raise RefusedRequestError(400, "parameters are not taken; a model is loaded as it is on the server's disk")
@@ -140,7 +143,7 @@ def _repository(app: FastAPI, models: ModelRepository, *, model_control: bool) -
         return {"name": name, "versions": models.versions(name)}
 
     @app.post("/v2/repository/models/{name}/unload")
-    async def _unload(name: _Name) -> dict[str, Any]:
+    async def _unload(name: str) -> dict[str, Any]:
         allowed()
         await models.unload(name)
         return {"name": name}

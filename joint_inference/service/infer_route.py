@@ -168,7 +168,7 @@ class InferRoute:
             model.batcher.reserve(1)
         if length is not None:
             call.share.grow_to(length)
-        body = await read_body(call.receive, limit=options.max_body, share=call.share, deadline=call.deadline)
+        body = await read_body(call.receive, limit=options.max_body, share=call.share)
         call.body_read = True
         coding = headers.get(b"content-encoding")
         if coding is not None and coding.strip().lower() != b"identity":

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import logging
 import signal
 import socket
@@ -94,6 +95,7 @@ async def _serve(
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(options.drain_timeout)),
@@ -106,6 +108,8 @@ async def _serve(
         server.listening = lambda: listening(f"{'http' if tls is None else 'https'}://{shown}:{port}")
         # The loop and the models' threads share the interpreter: with its 5 ms a finished batch would wait that long.
         sys.setswitchinterval(_SWITCH_SECONDS)
+        gc.collect()
+        gc.freeze()  # what is loaded now stays, and need not be looked through again and again
         await server.serve([bound])
     finally:
         await service.close()

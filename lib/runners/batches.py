@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...core.errors import ModelError
 from ..tensors import DATATYPES, Tensors, TensorSpec, datatype_of
 
-__all__ = ["Batches", "Run", "spec_of"]
+__all__ = ["BatchRunner", "Run", "spec_of"]
 
 Run = Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]
 """An engine's answer to inputs that were checked: native byte order, one batch length."""
@@ -54,8 +54,8 @@ def spec_of(name: str, dtype: Any, shape: Sequence[Any] | None, *, model: str, w
     return TensorSpec(name, datatype, sizes)
 
 
-class Batches:
-    """Runs batches of any length on an engine, whatever batch it takes.
+class BatchRunner:
+    """Runs batches of any length on an engine, whatever batch it takes: what every format's `Runner` is.
 
     Parameters
     ----------
@@ -66,6 +66,8 @@ class Batches:
     model
         The model's path, for messages.
     """
+
+    platform = ""
 
     def __init__(self, run: Run, *, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], model: str) -> None:
         self._run: Run | None = run
@@ -103,7 +105,7 @@ class Batches:
         return outputs
 
     def close(self) -> None:
-        """Let go of the engine."""
+        """Free what the model holds."""
         self._run = None
 
     def _checked(self, inputs: Tensors) -> tuple[int, Tensors]:

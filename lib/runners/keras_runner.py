@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,24 @@ from numpy.typing import NDArray
 from ...core.errors import ModelError
 from .. import keras_models
 from ..tensors import Tensors, TensorSpec
-from .batches import Batches, spec_of
+from .batches import BatchRunner, spec_of
 
 __all__ = ["KerasRunner"]
 
 _Arrays = Sequence[NDArray[Any]]
+_Call = Callable[[Sequence[Any]], Any]
 
 
-class KerasRunner:
+@dataclass(frozen=True)
+class _Form:
+    """How a model is called: with its tensors in the order of `inputs`; what it returns is flattened to `outputs`."""
+
+    call: _Call
+    inputs: Mapping[str, Any]
+    outputs: Sequence[str]
+
+
+class KerasRunner(BatchRunner):
     """A Keras model as one function, compiled once; `keras.Model.predict` sets up a loop at each call.
 
     Parameters
@@ -52,7 +63,7 @@ class KerasRunner:
             return model(keras.tree.pack_sequence_as(structure, list(arrays)), training=False)
 
         try:
-            found = keras.tree.map_structure(_form, model.compute_output_spec(structure, training=False))
+            found = keras.tree.map_structure(_as_tensor, model.compute_output_spec(structure, training=False))
         except Exception as error:
             # The user's own layers run in here.
             raise _cannot_run(name, error) from error
@@ -63,11 +74,14 @@ class KerasRunner:
             for key, each in zip(keys, given, strict=True)
         )
         compute = _compiled(model, call, tensors)
+        self._form: _Form | None = _Form(
+            call, {spec.name: each for spec, each in zip(inputs, tensors, strict=True)}, keys
+        )
 
         def run(given: Tensors) -> dict[str, NDArray[Any]]:
             return dict(zip(keys, compute([given[spec.name] for spec in inputs]), strict=True))
 
-        self._batches = Batches(run, inputs=inputs, outputs=outputs, model=name)
+        super().__init__(run, inputs=inputs, outputs=outputs, model=name)
         self._warm(inputs)
 
     @classmethod
@@ -81,37 +95,40 @@ class KerasRunner:
         """
         return cls(keras_models.read(path, name=name, custom_objects=custom_objects), name=name)
 
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the model takes."""
-        return self._batches.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the model gives."""
-        return self._batches.outputs
-
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Return the outputs for a batch; see `Runner.run`."""
-        return self._batches.run(inputs)
-
     def close(self) -> None:
         """Free what the model holds."""
-        self._batches.close()
+        super().close()
+        self._form = None
         self.model = None
+
+    def exported(self) -> Any:
+        """Return a `tf.function` that takes and gives the runner's tensors by their names, for another format."""
+        import tensorflow as tf
+
+        form = self._form
+        assert form is not None
+
+        def by_name(**tensors: Any) -> dict[str, Any]:
+            found = form.call([tensors[name] for name in form.inputs])
+            return dict(zip(form.outputs, keras.tree.flatten(found), strict=True))
+
+        given = {name: tf.TensorSpec(each.shape, each.dtype, name=name) for name, each in form.inputs.items()}
+        return tf.function(by_name).get_concrete_function(**given)
 
     def _warm(self, inputs: Sequence[TensorSpec]) -> None:
         # The first call of a function takes many times what the others take: not while a camera waits.
         if all(-1 not in spec.shape[1:] and spec.datatype != "BYTES" for spec in inputs):
             batch = max(*(spec.shape[0] for spec in inputs), 1)
-            self._batches.run({spec.name: np.zeros((batch, *spec.shape[1:]), spec.dtype) for spec in inputs})
+            self.run({spec.name: np.zeros((batch, *spec.shape[1:]), spec.dtype) for spec in inputs})
 
 
 def _input_structure(model: Any, name: str) -> Any:
     """Return the model's inputs as KerasTensors, in the form in which it is called."""
     # A functional or sequential model says; a subclassed one knows the shape it was built with.
     if getattr(model, "inputs", None):
-        return keras.tree.map_structure(_form, model.inputs[0] if isinstance(model, keras.Sequential) else model.input)
+        return keras.tree.map_structure(
+            _as_tensor, model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+        )
     shape = (model.get_build_config() or {}).get("input_shape")
     if not isinstance(shape, list | tuple) or not all(size is None or isinstance(size, int) for size in shape):
         raise ModelError(
@@ -121,7 +138,7 @@ def _input_structure(model: Any, name: str) -> Any:
     return keras.KerasTensor((None, *shape[1:]), dtype=model.input_dtype, name="input")
 
 
-def _form(tensor: Any) -> Any:
+def _as_tensor(tensor: Any) -> Any:
     return keras.KerasTensor(tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
@@ -134,7 +151,7 @@ def _names(structure: Any, otherwise: list[str]) -> list[str]:
     return [each if names.count(each) == 1 else f"{each}_{names[:i].count(each)}" for i, each in enumerate(names)]
 
 
-def _compiled(model: Any, call: Callable[[Sequence[Any]], Any], tensors: Sequence[Any]) -> Callable[[_Arrays], _Arrays]:
+def _compiled(model: Any, call: _Call, tensors: Sequence[Any]) -> Callable[[_Arrays], _Arrays]:
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return _concrete(call, tensors)
@@ -143,7 +160,7 @@ def _compiled(model: Any, call: Callable[[Sequence[Any]], Any], tensors: Sequenc
     return _called(call)
 
 
-def _concrete(call: Callable[[Sequence[Any]], Any], tensors: Sequence[Any]) -> Callable[[_Arrays], _Arrays]:
+def _concrete(call: _Call, tensors: Sequence[Any]) -> Callable[[_Arrays], _Arrays]:
     import tensorflow as tf
 
     signature = [tf.TensorSpec(each.shape, each.dtype) for each in tensors]
@@ -156,7 +173,7 @@ def _concrete(call: Callable[[Sequence[Any]], Any], tensors: Sequence[Any]) -> C
     return compute
 
 
-def _jitted(model: Any, call: Callable[[Sequence[Any]], Any]) -> Callable[[_Arrays], _Arrays]:
+def _jitted(model: Any, call: _Call) -> Callable[[_Arrays], _Arrays]:
     import jax
 
     variables = [each.value for each in model.variables]
@@ -173,7 +190,7 @@ def _jitted(model: Any, call: Callable[[Sequence[Any]], Any]) -> Callable[[_Arra
     return compute
 
 
-def _called(call: Callable[[Sequence[Any]], Any]) -> Callable[[_Arrays], _Arrays]:
+def _called(call: _Call) -> Callable[[_Arrays], _Arrays]:
     from torch import inference_mode
 
     def compute(arrays: _Arrays) -> _Arrays:

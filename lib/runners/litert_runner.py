@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import ModelError
 from ..tensors import Tensors, TensorSpec
-from .batches import Batches, Run, spec_of
+from .batches import BatchRunner, Run, spec_of
 
 __all__ = ["LiteRtRunner", "Quantization"]
 
@@ -37,7 +37,7 @@ class Quantization:
     zero_point: int
 
 
-class LiteRtRunner:
+class LiteRtRunner(BatchRunner):
     """A LiteRT model.
 
     Parameters
@@ -48,6 +48,9 @@ class LiteRtRunner:
         How messages name it.
     threads
         How many threads compute.
+    order
+        Names of the inputs and outputs in the order in which they are told; by default the file's, which is that of
+        the alphabet for a converted SavedModel.
 
     Notes
     -----
@@ -62,13 +65,21 @@ class LiteRtRunner:
 
     platform = "litert"
 
-    def __init__(self, path: Path, *, name: str, threads: int = 1) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        threads: int = 1,
+        order: tuple[Sequence[str], Sequence[str]] = ((), ()),
+    ) -> None:
         if path.stat().st_size < _LEAST_BYTES:
             raise ModelError(f"{name}: is cut off after {path.stat().st_size} bytes; fetch or save it anew")
         try:
             interpreter = Interpreter(model_path=str(path), num_threads=threads)
             signature = _signature(interpreter, name)
             run, inputs, outputs = _by_name(interpreter) if signature is None else _signed(interpreter, signature)
+            inputs, outputs = _ordered(inputs, order[0]), _ordered(outputs, order[1])
         except (RuntimeError, ValueError) as error:
             if isinstance(error, ModelError):
                 raise
@@ -77,33 +88,13 @@ class LiteRtRunner:
                 f"{name}: is no LiteRT model that runs here, or is damaged ({text}); fetch it anew, or convert it "
                 f"with LiteRT's own operations alone"
             ) from error
-        self._batches = Batches(
-            run, inputs=_specs(inputs, name, "input"), outputs=_specs(outputs, name, "output"), model=name
-        )
+        super().__init__(run, inputs=_specs(inputs, name, "input"), outputs=_specs(outputs, name, "output"), model=name)
         self.quantization: Mapping[str, Quantization] = {
             tensor: Quantization(float(scale), int(zero_point))
             for tensor, details in (*inputs.items(), *outputs.items())
             for scale, zero_point in [details["quantization"]]
             if scale
         }
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the model takes."""
-        return self._batches.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the model gives."""
-        return self._batches.outputs
-
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Return the outputs for a batch; see `Runner.run`."""
-        return self._batches.run(inputs)
-
-    def close(self) -> None:
-        """Free what the model holds."""
-        self._batches.close()
 
 
 _Details = dict[str, dict[str, Any]]
@@ -147,6 +138,10 @@ def _by_name(interpreter: Interpreter) -> tuple[Run, _Details, _Details]:
         return {name: interpreter.get_tensor(details["index"]) for name, details in outputs.items()}
 
     return run, inputs, outputs
+
+
+def _ordered(details: _Details, names: Sequence[str]) -> _Details:
+    return {name: details[name] for name in names} if set(names) == set(details) else details
 
 
 def _specs(details: _Details, model: str, what: str) -> tuple[TensorSpec, ...]:

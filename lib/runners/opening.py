@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...core.errors import ModelError
-from ...core.files import local_path, shown
+from ...core.files import local_path, sha256_of, shown
 from ..verification import expected_sha256, suffix_of, verified
 from . import protobuf
 from .formats import Format, format_of
@@ -16,6 +16,7 @@ from .formats import Format, format_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from ..tensors import Tensors
     from .runner import Runner
 
 __all__ = ["open_runner"]
@@ -34,6 +35,8 @@ def open_runner(
     sha256: str | None = None,
     custom_objects: Mapping[str, Any] | None = None,
     threads: int = 1,
+    convert: bool = False,
+    samples: Tensors | None = None,
 ) -> Runner:
     """Return what runs the model at a path or URL, of whatever format it is.
 
@@ -58,6 +61,12 @@ def open_runner(
     threads
         How many threads compute, for LiteRT and ONNX; TensorFlow's are the process's, set by
         `TF_NUM_INTRAOP_THREADS`.
+    convert
+        Whether a `.keras` file is run by LiteRT, which answers single samples several times faster. It is converted
+        once: the file is kept beside the model, and the next start needs no TensorFlow. If the two do not answer the
+        same, or it cannot be converted, the Keras model runs, and the log says why.
+    samples
+        For `convert`: inputs on which both must answer the same, beside random ones.
 
     Raises
     ------
@@ -77,6 +86,8 @@ def open_runner(
         if form == "onnx":
             _check_onnx(local, name, expected_sha256(path, sha256))
         try:
+            if form == "keras" and convert:
+                return _converted(local, here, name, custom_objects, threads, samples)
             return _opened(local, form, name, custom_objects, threads)
         except ImportError as error:
             engine, extra = _EXTRAS[form]
@@ -100,6 +111,27 @@ def _opened(path: Path, form: Format, name: str, custom_objects: Mapping[str, An
     from .saved_model_runner import SavedModelRunner
 
     return SavedModelRunner(path, name=name)
+
+
+def _converted(
+    path: Path,
+    here: Path | None,
+    name: str,
+    custom_objects: Mapping[str, Any] | None,
+    threads: int,
+    samples: Tensors | None,
+) -> Runner:
+    from . import conversion
+
+    sha256 = sha256_of(path)
+    if here is not None:
+        kept = conversion.kept_conversion(here, sha256, name=name, threads=threads)
+        if kept is not None:
+            return kept
+    from .keras_runner import KerasRunner
+
+    runner = KerasRunner.load(path, name=name, custom_objects=custom_objects)
+    return conversion.convert(runner, here, sha256, name=name, samples=samples, threads=threads)
 
 
 def _check_onnx(path: Path, name: str, fingerprint: tuple[str, str] | None) -> None:

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from ...core.errors import ModelError
 from .. import keras_models
 from ..tensors import Tensors, TensorSpec
-from .batches import Batches, spec_of
+from .batches import BatchRunner, spec_of
 
 __all__ = ["SavedModelRunner"]
 
 _SIGNATURE = "serving_default"
 
 
-class SavedModelRunner:
+class SavedModelRunner(BatchRunner):
     """A SavedModel folder, run by its signature `serving_default`, or by its only one.
 
     Parameters
@@ -55,25 +55,7 @@ class SavedModelRunner:
             found = signature(**{each: tf.constant(value) for each, value in given.items()})
             return {each: value.numpy() for each, value in found.items()}
 
-        self._batches = Batches(run, inputs=inputs, outputs=outputs, model=name)
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """What the model takes."""
-        return self._batches.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """What the model gives."""
-        return self._batches.outputs
-
-    def run(self, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """Return the outputs for a batch; see `Runner.run`."""
-        return self._batches.run(inputs)
-
-    def close(self) -> None:
-        """Free what the model holds."""
-        self._batches.close()
+        super().__init__(run, inputs=inputs, outputs=outputs, model=name)
 
 
 def _spec(name: str, spec: Any, model: str, what: str) -> TensorSpec:

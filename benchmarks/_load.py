@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Load", "post", "run_load"]
 
+_PATIENCE_SECONDS = 30
 _END, _LENGTH, _CLOSES = b"\r\n\r\n", b"content-length:", b"connection: close"
 
 
@@ -60,47 +61,121 @@ class Load:
 
 
 class _Connection:
-    __slots__ = ("asked", "buffer", "need", "request", "rest", "sock")
+    """One connection, and what its answer is so far."""
 
     def __init__(self, address: tuple[str, int], request: bytes) -> None:
         self.sock = socket.create_connection(address)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock.setblocking(False)
-        self.request, self.buffer, self.need, self.asked, self.rest = request, b"", 0, 0.0, memoryview(b"")
+        self.request, self.rest, self.answer = request, memoryview(b""), b""
+        self.head = self.need = 0
+        self.asked = 0.0
 
-    def ask(self) -> bool:
-        """Send the request; return whether a part of it is left over."""
-        self.buffer, self.need, self.asked = b"", 0, time.perf_counter()
+    def ask(self) -> None:
+        self.answer, self.head, self.need, self.asked = b"", 0, 0, time.perf_counter()
         self.rest = memoryview(self.request)
-        return self.flush()
+        self.flush()
 
-    def flush(self) -> bool:
+    def flush(self) -> None:
         try:
             self.rest = self.rest[self.sock.send(self.rest) :]
         except BlockingIOError:
             pass
-        return len(self.rest) > 0
 
-    def take(self) -> bool | None:
-        """Read what is there; return whether the answer is whole, None if the connection is cut."""
+    def take(self) -> bool:
+        """Read what is there, and return whether the answer is whole.
+
+        Raises
+        ------
+        ConnectionError
+            If the connection is cut before.
+        """
         try:
             data = self.sock.recv(1 << 18)
         except BlockingIOError:
             return False
-        except OSError:
-            return None
         if not data:
-            return None
-        self.buffer += data
+            raise ConnectionResetError
+        self.answer += data
         if not self.need:
-            end = self.buffer.find(_END)
+            end = self.answer.find(_END)
             if end < 0:
                 return False
-            head = self.buffer[:end].lower()
+            self.head = end + len(_END)
+            head = self.answer[:end].lower()
             place = head.find(_LENGTH)
             length = int(head[place + len(_LENGTH) :].partition(b"\r\n")[0]) if place >= 0 else 0
-            self.need = end + len(_END) + length
-        return len(self.buffer) >= self.need
+            self.need = self.head + length
+        return len(self.answer) >= self.need
+
+    @property
+    def closes(self) -> bool:
+        """Whether the server says that it closes the connection."""
+        return _CLOSES in self.answer[: self.head].lower()
+
+
+class _Loader:
+    def __init__(self, address: tuple[str, int], *, seconds: float, until_cut: bool) -> None:
+        self.load = Load(seconds)
+        self._address, self._until_cut = address, until_cut
+        self._poll = select.epoll()
+        self._open: dict[int, _Connection] = {}
+        self._end = time.perf_counter() + seconds
+
+    def run(self, requests: Sequence[bytes]) -> Load:
+        for request in requests:
+            self._begin(request)
+        while self._open:
+            events = self._poll.poll(_PATIENCE_SECONDS)
+            if not events:
+                self.load.lost += len(self._open)
+                break
+            for number, event in events:
+                self._handle(self._open[number], event)
+        self._poll.close()
+        return self.load
+
+    def _begin(self, request: bytes) -> None:
+        connection = _Connection(self._address, request)
+        self._open[connection.sock.fileno()] = connection
+        self._poll.register(connection.sock, select.EPOLLIN)
+        self._ask(connection)
+
+    def _ask(self, connection: _Connection) -> None:
+        connection.ask()
+        if connection.rest:
+            self._poll.modify(connection.sock, select.EPOLLIN | select.EPOLLOUT)
+
+    def _handle(self, connection: _Connection, event: int) -> None:
+        try:
+            if event & select.EPOLLOUT:
+                connection.flush()
+                if not connection.rest:
+                    self._poll.modify(connection.sock, select.EPOLLIN)
+            if event & ~select.EPOLLOUT and connection.take():
+                self._answered(connection)
+        except ConnectionError:
+            self.load.lost += 1
+            self._close(connection)
+
+    def _answered(self, connection: _Connection) -> None:
+        now, status = time.perf_counter(), int(connection.answer[9:12])
+        if now < self._end:
+            self.load.statuses[status] += 1
+        if status == 200:
+            self.load.latencies.append(now - connection.asked)
+            self.load.first = self.load.first or connection.answer[connection.head :]
+        if now >= self._end or connection.closes:
+            self._close(connection)
+        else:
+            self._ask(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        del self._open[connection.sock.fileno()]
+        self._poll.unregister(connection.sock)
+        connection.sock.close()
+        if time.perf_counter() < self._end and not self._until_cut:
+            self._begin(connection.request)
 
 
 def run_load(address: tuple[str, int], requests: Sequence[bytes], *, seconds: float, until_cut: bool = False) -> Load:
@@ -115,55 +190,6 @@ def run_load(address: tuple[str, int], requests: Sequence[bytes], *, seconds: fl
     seconds
         For how long; answers that come later are waited for, and counted only as lost or not.
     until_cut
-        Whether a connection that the server closes after an answer is done; else it is opened again.
+        Whether a connection that the server closes is done; otherwise it is opened again.
     """
-    load, poll = Load(), select.epoll()
-    connections = {each.sock.fileno(): each for each in (_Connection(address, request) for request in requests)}
-    for number in connections:
-        poll.register(number, select.EPOLLIN)
-    begin = time.perf_counter()
-    end = begin + seconds
-    for number, each in connections.items():
-        if each.ask():
-            poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
-    while connections:
-        events = poll.poll(30)
-        if not events:
-            load.lost += len(connections)
-            break
-        for number, event in events:
-            each = connections[number]
-            if event & select.EPOLLOUT and not each.flush():
-                poll.modify(number, select.EPOLLIN)
-            if not event & ~select.EPOLLOUT:
-                continue
-            whole = each.take()
-            if whole is False:
-                continue
-            now = time.perf_counter()
-            closes = whole is None
-            if whole is None:
-                load.lost += 1
-            else:
-                status = int(each.buffer[9:12])
-                closes = _CLOSES in each.buffer[: each.buffer.find(_END)].lower()
-                if now < end:
-                    load.statuses[status] += 1
-                if status == 200:
-                    load.latencies.append(now - each.asked)
-                    load.first = load.first or each.buffer[each.buffer.find(_END) + len(_END) :]
-            if closes or now >= end:
-                poll.unregister(number)
-                each.sock.close()
-                del connections[number]
-                if now >= end or until_cut:
-                    continue
-                each = _Connection(address, each.request)
-                number = each.sock.fileno()
-                connections[number] = each
-                poll.register(number, select.EPOLLIN)
-            if each.ask():
-                poll.modify(number, select.EPOLLIN | select.EPOLLOUT)
-    load.seconds = seconds
-    poll.close()
-    return load
+    return _Loader(address, seconds=seconds, until_cut=until_cut).run(requests)

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All routes but inference: metadata, health, the model repository, metrics."""
+"""All routes but inference: metadata, health, the model repository, metrics.
+
+They are Starlette's, on which FastAPI is built: its models and OpenAPI pages would be of no use here, and cost a server
+that is meant to fit into 100 MiB another 15.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,29 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from ...core.errors import RefusedRequestError, SolarCoronaError
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
+
     from ...lib.tensors import TensorSpec
     from .metrics import Metrics
     from .models import ModelRepository, ServedModel
 
 __all__ = ["control_routes"]
 
-NAME = "solar-corona"
+_NAME = "solar-corona"
 _EXTENSIONS = ("binary_tensor_data", "model_repository")
 
 
 def control_routes(
     models: ModelRepository, metrics: Metrics, *, version: str, model_control: bool, ready: Callable[[], bool]
-) -> FastAPI:
+) -> Starlette:
     """Return the routes as an ASGI application.
 
     Parameters
@@ -43,68 +50,106 @@ def control_routes(
     ready
         Tells whether the service takes requests.
     """
-    app = FastAPI(title=NAME, version=version, openapi_url=None, docs_url=None, redoc_url=None)
-    _errors(app)
-    _health(app, models, ready)
-    _metadata(app, models, version)
-    _repository(app, models, model_control=model_control)
-
-    @app.get("/metrics")
-    async def _metrics(request: Request) -> Response:
-        text, content_type = metrics.exposition(request.headers.get("accept", ""))
-        return Response(text, headers={"content-type": content_type})
-
+    answers = _Answers(models, metrics, version, model_control, ready)
+    model = "/v2/models/{name}"
+    routes = [
+        Route("/v2", answers.server),
+        Route("/v2/", answers.server),
+        Route("/v2/health/live", answers.live),
+        Route("/v2/health/ready", answers.ready),
+        Route(model, answers.model),
+        Route(model + "/versions/{version}", answers.model),
+        Route(model + "/ready", answers.model_ready),
+        Route(model + "/versions/{version}/ready", answers.model_ready),
+        Route("/v2/repository/index", answers.index, methods=["POST"]),
+        Route("/v2/repository/models/{name}/load", answers.load, methods=["POST"]),
+        Route("/v2/repository/models/{name}/unload", answers.unload, methods=["POST"]),
+        Route("/metrics", answers.metrics),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _http, RefusedRequestError: _refused, SolarCoronaError: _failed}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False
     return app
 
 
-def _errors(app: FastAPI) -> None:
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
-        text = f"there is no {request.method} {request.url.path[:200]}" if error.status_code == 404 else error.detail
-        if error.status_code == 405:
-            text = f"{request.method} is not for {request.url.path[:200]}"
-        return JSONResponse({"error": f"{text}; see GET /v2"}, error.status_code, error.headers)
+class _Answers:
+    def __init__(
+        self,
+        models: ModelRepository,
+        metrics: Metrics,
+        version: str,
+        model_control: bool,
+        is_ready: Callable[[], bool],
+    ) -> None:
+        self._models, self._metrics, self._version = models, metrics, version
+        self._model_control, self._is_ready = model_control, is_ready
 
-    @app.exception_handler(RefusedRequestError)
-    async def _refused(request: Request, error: RefusedRequestError) -> Response:  # noqa: ARG001
-        return JSONResponse({"error": str(error)}, error.status)
+    async def server(self, _: Request) -> Response:
+        return JSONResponse({"name": _NAME, "version": self._version, "extensions": _EXTENSIONS})
 
-    @app.exception_handler(SolarCoronaError)
-    async def _ours(request: Request, error: SolarCoronaError) -> Response:  # noqa: ARG001
-        return JSONResponse({"error": str(error)}, 422)
+    async def live(self, _: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        return self._readiness()
+
+    async def model_ready(self, request: Request) -> Response:
+        return self._readiness(name=self._asked(request).name)
+
+    async def model(self, request: Request) -> Response:
+        model = self._asked(request)
+        return JSONResponse(_described(model, self._models.versions(model.name)))
+
+    async def index(self, request: Request) -> Response:
+        only_ready = (await _object(request)).get("ready") is True
+        return JSONResponse([asdict(e) for e in self._models.index() if e.state == "READY" or not only_ready])
+
+    async def load(self, request: Request) -> Response:
+        name = self._controlled(request)
+        if (await _object(request)).get("parameters"):
+            raise RefusedRequestError(400, "parameters are not taken; a model is loaded as it is on the server's disk")
+        await self._models.load(name)
+        return JSONResponse({"name": name, "versions": self._models.versions(name)})
+
+    async def unload(self, request: Request) -> Response:
+        name = self._controlled(request)
+        await self._models.unload(name)
+        return JSONResponse({"name": name})
+
+    async def metrics(self, request: Request) -> Response:
+        text, content_type = self._metrics.exposition(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
+
+    def _readiness(self, **said: str) -> Response:
+        is_ready = self._is_ready()
+        return JSONResponse({**said, "ready": is_ready}, 200 if is_ready else 503)
+
+    def _asked(self, request: Request) -> ServedModel:
+        return self._models.find(request.path_params["name"], request.path_params.get("version", ""))
+
+    def _controlled(self, request: Request) -> str:
+        if not self._model_control:
+            raise RefusedRequestError(
+                403, "models are not loaded by clients here; start the service with --model-control"
+            )
+        name: str = request.path_params["name"]
+        return name
 
 
-def _health(app: FastAPI, models: ModelRepository, ready: Callable[[], bool]) -> None:
-    @app.get("/v2/health/live")
-    async def _live() -> dict[str, bool]:
-        return {"live": True}
-
-    @app.get("/v2/health/ready")
-    async def _ready(response: Response) -> dict[str, bool]:
-        response.status_code = 200 if ready() else 503
-        return {"ready": ready()}
-
-    @app.get("/v2/models/{name}/ready")
-    @app.get("/v2/models/{name}/versions/{version}/ready")
-    async def _model_ready(request: Request) -> dict[str, Any]:
-        return {"name": _asked(models, request).name, "ready": ready()}
+async def _http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    wrong = "there is no" if error.status_code == 404 else "not allowed:"
+    message = f"{wrong} {request.method} {request.url.path[:200]}; GET /v2 tells what this server is"
+    return JSONResponse({"error": message}, error.status_code, error.headers)
 
 
-def _metadata(app: FastAPI, models: ModelRepository, version: str) -> None:
-    @app.get("/v2")
-    @app.get("/v2/", include_in_schema=False)
-    async def _server() -> dict[str, Any]:
-        return {"name": NAME, "version": version, "extensions": _EXTENSIONS}
-
-    @app.get("/v2/models/{name}")
-    @app.get("/v2/models/{name}/versions/{version}")
-    async def _model(request: Request) -> dict[str, Any]:
-        model = _asked(models, request)
-        return _described(model, models.versions(model.name))
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RefusedRequestError)
+    return JSONResponse({"error": str(error)}, error.status)
 
 
-def _asked(models: ModelRepository, request: Request) -> ServedModel:
-    return models.find(request.path_params["name"], request.path_params.get("version", ""))
+async def _failed(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 422)
 
 
 def _described(model: ServedModel, versions: list[str]) -> dict[str, Any]:
@@ -120,33 +165,6 @@ def _described(model: ServedModel, versions: list[str]) -> dict[str, Any]:
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)}
-
-
-def _repository(app: FastAPI, models: ModelRepository, *, model_control: bool) -> None:
-    def allowed() -> None:
-        if not model_control:
-            raise RefusedRequestError(
-                403, "models are not loaded by clients here; start the service with --model-control"
-            )
-
-    @app.post("/v2/repository/index")
-    async def _index(request: Request) -> list[dict[str, Any]]:
-        only_ready = (await _object(request)).get("ready") is True
-        return [asdict(entry) for entry in models.index() if entry.state == "READY" or not only_ready]
-
-    @app.post("/v2/repository/models/{name}/load")
-    async def _load(request: Request, name: str) -> dict[str, Any]:
-        allowed()
-        if (await _object(request)).get("parameters"):
-            raise RefusedRequestError(400, "parameters are not taken; a model is loaded as it is on the server's disk")
-        await models.load(name)
-        return {"name": name, "versions": models.versions(name)}
-
-    @app.post("/v2/repository/models/{name}/unload")
-    async def _unload(name: str) -> dict[str, Any]:
-        allowed()
-        await models.unload(name)
-        return {"name": name}
 
 
 async def _object(request: Request) -> dict[str, Any]:

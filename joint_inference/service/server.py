@@ -20,6 +20,7 @@ import uvicorn
 import uvloop
 
 from ...core.errors import PlatformError
+from ...core.memory import give_back_freed_memory, share_one_heap
 from .application import Service
 from .connection import Connection, connection_class
 from .options import ServiceOptions, Tls
@@ -73,6 +74,7 @@ def serve(
     """
     if tls is not None:
         tls.check()
+    share_one_heap()
     with _bound(host, port) as bound, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(bound, models, options, opener, tls, listening))
 
@@ -109,6 +111,7 @@ async def _serve(
         # The loop and the models' threads share the interpreter: with its 5 ms a finished batch would wait that long.
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
+        give_back_freed_memory()
         gc.freeze()  # what is loaded now stays, and need not be looked through again and again
         await server.serve([bound])
     finally:

@@ -79,6 +79,8 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ONLY_ERRORS
+    # A plan of the memory for each length of a batch takes more memory, and saves no time.
+    options.enable_mem_pattern = False
     # A plan of the memory for each batch length that was ever seen holds megabytes and saves nothing that was measured.
     options.enable_mem_pattern = False
     # Threads that spin between two batches take the core from whoever answers the network.

@@ -210,7 +210,10 @@ def decode_answer(body: bytes | memoryview, header_length: int | None = None) ->
 
 
 def _joined(document: Mapping[str, Any], blobs: Sequence[bytes | memoryview]) -> tuple[bytes, int | None]:
-    header = json.dumps(document, separators=(",", ":")).encode()
+    try:
+        header = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise WireError("NaN or infinity cannot be sent as JSON; send, or ask for, binary tensors") from error
     return (header, None) if not blobs else (b"".join([header, *blobs]), len(header))
 
 
@@ -280,7 +283,7 @@ def _decode(
 
 def _parsed_header(text: bytes, key: str) -> _Header:
     try:
-        document = json.loads(text)
+        document = _read_json(text.decode())
     except (ValueError, RecursionError) as error:
         raise WireError(f"the body's header is no JSON ({error}); expected an object with {key!r}") from error
     if not isinstance(document, dict) or not isinstance(document.get(key), list):
@@ -303,6 +306,12 @@ def _parsed_header(text: bytes, key: str) -> _Header:
         version=_string(document, "model_version"),
     )
 
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON; send binary tensors")
+
+
+_read_json = json.JSONDecoder(parse_constant=_no_number).decode
 
 # Most requests of a client differ in their tensors' bytes alone, and parsing the header is most of decoding one.
 _cached_header = lru_cache(maxsize=_CACHED_HEADERS)(_parsed_header)

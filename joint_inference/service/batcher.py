@@ -28,6 +28,7 @@ Outputs = dict[str, NDArray[Any]]
 
 _SWEEP_SECONDS = 0.25
 _STOP_SECONDS = 10.0
+_LONGEST_TEXT = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -74,18 +75,27 @@ class Batcher:
         The model.
     max_batch, max_queue, batch_wait
         As in `ServiceOptions`.
+    path
+        Where the model is, which clients are not told.
     counts
         Where batches are counted.
     """
 
     def __init__(
-        self, runner: Runner, *, max_batch: int, max_queue: int, batch_wait: float, counts: ModelCounts
+        self,
+        runner: Runner,
+        *,
+        max_batch: int,
+        max_queue: int,
+        batch_wait: float,
+        counts: ModelCounts,
+        path: str = "",
     ) -> None:
         self.waiting = 0
         self._runner = runner
         self._names = tuple(spec.name for spec in runner.inputs)
         self._max_batch, self._max_queue, self._batch_wait = max_batch, max_queue, batch_wait
-        self._counts = counts
+        self._counts, self._path = counts, path
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._open: set[Work] = set()
@@ -217,7 +227,7 @@ class Batcher:
             return self._run_together(batch)
         except BaseException as error:  # noqa: BLE001  # whatever a model raises, its thread goes on
             if len(batch) == 1:
-                return [(batch[0], _told(error))]
+                return [(batch[0], self._told(error))]
         # One bad sample must not cost its neighbours their answers.
         return [result for work in batch for result in self._run([work])]
 
@@ -243,14 +253,16 @@ class Batcher:
             begin = end
         return results
 
+    def _told(self, error: BaseException) -> Exception:
+        """Return an error as the client hears it."""
+        text = str(error)[:_LONGEST_TEXT]
+        if self._path:
+            text = text.replace(f"{self._path}: ", "").replace(self._path, "the model")
+        if isinstance(error, ModelError):
+            return RefusedRequestError(422, f"the model cannot answer this: {text}")
+        _log.error("the model raised %s: %s", type(error).__name__, error, exc_info=error)
+        return RefusedRequestError(500, f"the model raised {type(error).__name__}: {text}")
+
 
 def _too_late() -> RefusedRequestError:
     return RefusedRequestError(504, "the deadline passed before the model had answered; allow more time, or try later")
-
-
-def _told(error: BaseException) -> Exception:
-    """Return an error as the client hears it."""
-    if isinstance(error, ModelError):
-        return RefusedRequestError(422, f"the model cannot answer this: {error}")
-    _log.error("the model raised %s: %s", type(error).__name__, error, exc_info=error)
-    return RefusedRequestError(500, f"the model raised {type(error).__name__}: {str(error)[:300]}")

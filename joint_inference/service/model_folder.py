@@ -128,6 +128,8 @@ def _is_model(path: Path) -> bool:
 
 
 def _numbered(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return []
     folders = [each for each in path.iterdir() if each.is_dir() and re.fullmatch(r"[1-9][0-9]{0,17}", each.name)]
     return sorted(folders, key=lambda each: int(each.name))
 

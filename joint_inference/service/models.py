@@ -257,6 +257,7 @@ class ModelRepository:
             max_queue=max(options.max_queue, max_batch),
             batch_wait=options.batch_wait,
             counts=counts,
+            path=str(files[0]),
         )
         counts.waiting = lambda: batcher.waiting
         return ServedModel(

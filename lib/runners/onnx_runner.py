@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -68,9 +69,23 @@ class OnnxRunner(BatchRunner):
         names = [spec.name for spec in outputs]
 
         def run(given: Tensors) -> dict[str, NDArray[Any]]:
-            return dict(zip(names, session.run(names, given), strict=True))
+            found = session.run(names, {key: _texts(key, value) for key, value in given.items()})
+            return dict(zip(names, found, strict=True))
 
         super().__init__(run, inputs=inputs, outputs=outputs, model=name)
+
+
+def _texts(name: str, value: NDArray[Any]) -> NDArray[Any]:
+    """Return bytes as the text that ONNX Runtime takes; it would make `b'x'` of b'x', four letters."""
+    if value.dtype != object:
+        return value
+    try:
+        items = [item.decode() if isinstance(item, bytes) else item for item in value.ravel().tolist()]
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{name!r} has bytes that are no UTF-8 text, and ONNX models take text") from error
+    made = np.empty(len(items), object)
+    made[:] = items
+    return made.reshape(value.shape)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["connection_class"]
 
-HEAD_SECONDS = 10.0
-"""How long a connection may take to send the head of a request."""
-
+_HEAD_SECONDS = 10.0
 _MOST_HEAD_BYTES = 1 << 16
 
 
@@ -97,7 +95,7 @@ class Connection(HttpToolsProtocol):
 
     def close_if_stuck(self, now: float) -> None:
         """Close a connection that is too slow with the head of a request, or with its body."""
-        if self._head_since is not None and now - self._head_since > HEAD_SECONDS:
+        if self._head_since is not None and now - self._head_since > min(_HEAD_SECONDS, self.options.timeout):
             self._end(b"")
         elif self._message_since is not None and now - self._message_since > self.options.timeout:
             self._end(b"" if self.cycle.response_started else _SLOW_BODY)

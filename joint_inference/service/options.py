@@ -8,8 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from ...core.errors import SpecError
 
 __all__ = ["ServiceOptions", "Tls", "read_tokens"]
@@ -108,9 +106,15 @@ class Tls:
             if path is not None and not path.is_file():
                 raise SpecError(f"{path}: there is no such file; expected a PEM file")
         try:
-            uvicorn.Config("", **self.for_uvicorn()).load_ssl_context()  # type: ignore[attr-defined]
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, self.key)
+            if self.client_ca is not None:
+                context.load_verify_locations(self.client_ca)
         except (OSError, ValueError) as error:
-            raise SpecError(f"{self.certificate}, {self.key}: cannot be used for TLS ({error})") from error
+            raise SpecError(
+                f"{self.certificate}, {self.key}: cannot be used for TLS ({error}); "
+                f"expected a certificate and its key, both PEM"
+            ) from error
 
     def for_uvicorn(self) -> dict[str, Any]:
         """Return it as uvicorn's options."""

@@ -208,7 +208,8 @@ class Batcher:
 
     def _answered(self, batch: Sequence[Work]) -> tuple[list[_Result], float, int]:
         now = time.monotonic()
-        wanted, results = list[Work](), list[_Result]()
+        wanted: list[Work] = []
+        results: list[_Result] = []
         for work in batch:
             if work.gone():
                 results.append((work, {}))
@@ -246,7 +247,8 @@ class Batcher:
                 )
         if len(batch) == 1:
             return [(batch[0], outputs)]
-        results, begin = list[_Result](), 0
+        results: list[_Result] = []
+        begin = 0
         for work in batch:
             end = begin + work.rows
             results.append((work, {name: value[begin:end] for name, value in outputs.items()}))

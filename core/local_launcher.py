@@ -19,9 +19,10 @@ from pathlib import Path
 
 from . import tether
 from .errors import ExitCode, JobFailedError, PlatformError
-from .plan import Plan, Worker
+from .probes import answers
 from .run_folder import Phase, ProcessState, RunFolder, RunState, process_start_of
 from .settings import CONTEXT_VARIABLE, worker_environment
+from .workers import Plan, Worker
 
 __all__ = ["LocalLauncher", "free_port", "port_is_free"]
 
@@ -30,6 +31,8 @@ _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 5.0
 _TOLD_WITHIN = 8.0  # how long the server may take to tell the edges why the job failed
 _END_WITHIN = 5.0
 _LEFT_WITHIN = 10.0  # how long the server may take to say that an edge which ended has its result
+_READY_WITHIN = 120.0
+_FINAL = (ExitCode.BAD_JOB, ExitCode.BAD_INPUT)
 _EARLY, _EARLY_DEATHS = 5.0, 3  # a worker that dies so soon, so often, never came up
 
 
@@ -78,10 +81,9 @@ class LocalLauncher:
     def __init__(self, folder: RunFolder, plan: Plan, *, cwd: Path) -> None:
         self._folder, self._plan, self._cwd = folder, plan, cwd
         self._processes: dict[str, _Process] = {}
+        self._waiting = list(plan.workers)
+        self._awaited: Worker | None = None
         self._all_left: float | None = None
-        self._address = next(
-            (w.context.superlink.address for w in plan.workers if w.context and w.context.superlink), None
-        )
 
     def run(self, *, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
         """Run the workers until the job is over, and end every process.
@@ -102,9 +104,6 @@ class LocalLauncher:
         """
         self._save("running")
         try:
-            for worker in self._plan.workers:
-                self._processes[worker.name] = self._start(worker)
-            self._save("running")
             self._watch(tick, has_result)
         except KeyboardInterrupt:
             self._end_all()
@@ -144,9 +143,10 @@ class LocalLauncher:
 
     def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
         while True:
+            self._start_waiting()
             tick()
             deciders = self._plan.of_role("server") or self._plan.of_role("edge")
-            done = all(self._processes[w.name].popen.poll() == 0 for w in deciders)
+            done = not self._waiting and all(self._processes[w.name].popen.poll() == 0 for w in deciders)
             waiting = [p for p in self._processes.values() if p.worker.role == "edge" and p.popen.poll() is None]
             if done and not [p for p in waiting if has_result(p.worker.name)]:
                 tick()
@@ -161,9 +161,36 @@ class LocalLauncher:
                 self._fail_if_all_left(has_result)
             time.sleep(_TICK)
 
+    def _start_waiting(self) -> None:
+        """Start the workers that are not yet, up to one that has to be ready before the others come."""
+        if self._awaited is not None:
+            if not answers(self._plan.address, self._awaited.ready or "/", ca=self._ca()):
+                self._fail_if_never_ready(self._processes[self._awaited.name])
+                return
+            self._awaited = None
+        started = False
+        while self._waiting and self._awaited is None:
+            worker = self._waiting.pop(0)
+            self._processes[worker.name] = self._start(worker)
+            self._awaited = worker if worker.ready is not None else None
+            started = True
+        if started:
+            self._save("running")
+
+    def _ca(self) -> Path | None:
+        return self._folder.secret("ca.pem") if self._plan.tls else None
+
+    def _fail_if_never_ready(self, process: _Process) -> None:
+        worker = process.worker
+        if process.popen.poll() is None and time.monotonic() - process.started > _READY_WITHIN:
+            raise PlatformError(
+                f"{worker.name} is not ready after {_READY_WITHIN:.0f} s; its log {self._folder.log(worker.name)} ends "
+                f"with:\n{_tail(self._folder.log(worker.name))}"
+            )
+
     def _fail_if_all_left(self, has_result: Callable[[str], bool]) -> None:
         """End a job whose scripts all ended well without taking part: its server would wait in vain."""
-        edges = self._plan.of_role("edge")
+        edges = [] if self._waiting else self._plan.of_role("edge")
         left = edges and all(self._processes[w.name].popen.poll() == 0 and not has_result(w.name) for w in edges)
         self._all_left = (self._all_left or time.monotonic()) if left else None
         if self._all_left is not None and time.monotonic() - self._all_left > _LEFT_WITHIN:
@@ -175,6 +202,13 @@ class LocalLauncher:
     def _after_death(self, process: _Process, tick: Callable[[], None]) -> None:
         worker, now = process.worker, time.monotonic()
         self._fail_if_reported(process, tick)
+        if worker.role == "cloud" and process.popen.returncode in _FINAL:
+            # A wrong model or option is the same at the next start.
+            raise _failure(
+                f"{worker.name} cannot serve; its log {self._folder.log(worker.name)} ends with:\n"
+                f"{_tail(self._folder.log(worker.name))}",
+                process.popen.returncode,
+            )
         if process.restart_at is None:
             early = now - process.started < _EARLY
             process.early_deaths = process.early_deaths + 1 if early else 0
@@ -213,9 +247,7 @@ class LocalLauncher:
         else:
             failure = server or failure
             message = failure.error
-        error = JobFailedError(message)
-        error.exit_code = ExitCode(failure.exit_code) if failure.exit_code in list(ExitCode) else ExitCode.JOB_FAILED
-        raise error
+        raise _failure(message, failure.exit_code)
 
     def _end_all(self) -> None:
         """End every process: ask, wait, then kill; edges first, so that the SuperLink hears of it."""
@@ -239,7 +271,7 @@ class LocalLauncher:
                 phase=phase,
                 pid=os.getpid(),
                 process_start=process_start_of(os.getpid()),
-                superlink=self._address,
+                address=self._plan.address,
                 error=error,
                 exit_code=int(code) if code is not None else None,
                 workers={
@@ -270,6 +302,12 @@ def _bury(process: _Process) -> None:
     if process.popen.poll() is not None and not process.buried:
         process.buried = True
         _signal_group(process.popen, signal.SIGKILL)
+
+
+def _failure(message: str, code: int) -> JobFailedError:
+    error = JobFailedError(message)
+    error.exit_code = ExitCode(code) if code in list(ExitCode) else ExitCode.JOB_FAILED
+    return error
 
 
 def _how(code: int | None) -> str:

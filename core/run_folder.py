@@ -72,7 +72,7 @@ class RunState(_Record):
     phase: Phase
     pid: int = Field(gt=0, lt=2**31, description="The launcher's own process.")
     process_start: str = Field(default="", description="When that process began, so that a reused pid is told apart.")
-    superlink: str | None = None
+    address: str | None = None
     workers: dict[str, ProcessState] = Field(default_factory=dict)
     error: str | None = None
     exit_code: int | None = None

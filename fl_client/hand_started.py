@@ -11,9 +11,10 @@ from pathlib import Path
 from ..core.context_document import SuperLinkAddress
 from ..core.errors import SpecError
 from ..core.job_file import read_job_file
-from ..core.plan import Placement, Worker, plan
+from ..core.plan import plan
 from ..core.run_folder import RunFolder, new_run
 from ..core.settings import CONTEXT_VARIABLE, worker_environment
+from ..core.workers import Placement, Worker
 
 __all__ = ["edge_worker", "run_edge"]
 

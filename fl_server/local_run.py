@@ -15,10 +15,12 @@ import yaml
 from ..core.errors import DatasetError, PlatformError, SolarCoronaError, SpecError
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher, free_port, port_is_free
-from ..core.plan import Placement, Plan, is_absolute, plan
+from ..core.plan import plan
 from ..core.run_folder import RunFolder, find_run, new_run, runs_of
 from ..core.security import make_credentials, make_runtime_secret
+from ..core.sources import is_absolute
 from ..core.spec import DatasetSource, Edge
+from ..core.workers import Placement, Plan
 from .progress import RunView
 
 __all__ = ["LocalRun", "check_inputs", "local_plan", "prepare"]

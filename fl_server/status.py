@@ -70,7 +70,7 @@ def status_of(folder: RunFolder) -> RunStatus:
         model=view.finished.model if view.finished else None,
         error=error if phase in ("failed", "stopped") else None,
         exit_code=state.exit_code if state else None,
-        superlink=state.superlink if state and phase == "running" else None,
+        superlink=state.address if state and phase == "running" else None,
         workers={
             name: WorkerStatus(
                 alive=p.exit_code is None and is_alive(p.pid),

@@ -22,11 +22,11 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from solar_corona import cli
-from solar_corona.core import errors, events, settings
+from solar_corona.core import errors, events, settings, spec_parts
+from solar_corona.core.documents import KINDS
 from solar_corona.core.durations import Duration, format_duration
 from solar_corona.core.errors import ExitCode, SolarCoronaError
-from solar_corona.core.job_file import KINDS
-from solar_corona.core.spec import Name
+from solar_corona.core.spec_parts import Name
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by scripts/generate_reference.py; change the code, then run `make docs`. -->\n\n"
@@ -81,7 +81,7 @@ def job_file() -> str:
     """Describe each field of each kind of document."""
     out = [
         "# The job file\n",
-        "A job file is YAML: one `FederatedLearningJob` and any number of `Dataset` and `Model` documents.",
+        "A job file is YAML: one job of any kind, and any number of `Dataset` and `Model` documents.",
         "A line of `---` separates two documents.",
         "Field names are written as here; a name that is not known is an error.",
         "Relative paths are relative to the job file.",
@@ -181,8 +181,8 @@ def _references(part: Any) -> list[str]:
 
 
 def _model_named(root: type[BaseModel], name: str) -> type[BaseModel]:
-    module = sys.modules[root.__module__]
-    return getattr(module, name)  # type: ignore[no-any-return]
+    modules = (sys.modules[root.__module__], spec_parts)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))  # type: ignore[no-any-return]
 
 
 # --- the command line

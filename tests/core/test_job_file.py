@@ -198,14 +198,14 @@ def test_the_example_of_the_reference_is_read(tmp_path):
             "FederatedLearningJob",
             "FederatedLearnigJob",
             (
-                "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, Dataset, Model; "
+                "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, JointInferenceService, Dataset, Model; "
                 "did you mean FederatedLearningJob?"
             ),
         ),
         (
             "kind: FederatedLearningJob\n",
             "",
-            "job.yaml:1: kind is None, expected one of FederatedLearningJob, Dataset, Model",
+            "job.yaml:1: kind is None, expected one of FederatedLearningJob, JointInferenceService, Dataset, Model",
         ),
         (
             "v1alpha1",
@@ -380,8 +380,8 @@ def test_documents_that_cannot_stand_together_are_told(refusal):
     assert "holds two Dataset documents called 'one'; rename or remove one" in refusal(
         JOB + DATASET.format("one") + DATASET.format("one")
     )
-    assert "holds 2 FederatedLearningJob documents, expected exactly one" in refusal(JOB + "---\n" + JOB)
-    assert "holds 0 FederatedLearningJob documents" in refusal(MODEL)
+    assert "holds 2 jobs, expected exactly one" in refusal(JOB + "---\n" + JOB)
+    assert "holds 0 jobs" in refusal(MODEL)
 
 
 def test_a_wrong_field_in_a_later_document_is_told_with_its_line_in_the_file(refusal):

@@ -28,7 +28,7 @@ def work(tmp_path):
             ).model_dump_json()
         document.write_text(context)
         ran = subprocess.run(
-            [sys.executable, "-m", "solar_corona.fl_client.worker", str(script), *arguments],
+            [sys.executable, "-m", "solar_corona.lib.script_worker", str(script), *arguments],
             env={**os.environ, CONTEXT_VARIABLE: str(document)},
             capture_output=True,
             text=True,
@@ -150,7 +150,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(work, tmp_path)
         ).model_dump_json()
     )
     ran = subprocess.run(
-        [sys.executable, "-m", "solar_corona.fl_client.worker", str(script)],
+        [sys.executable, "-m", "solar_corona.lib.script_worker", str(script)],
         env={**os.environ, CONTEXT_VARIABLE: str(document)},
         capture_output=True,
         text=True,
@@ -164,7 +164,11 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(work, tmp_path)
 
 def test_without_a_script_its_use_is_told():
     ran = subprocess.run(
-        [sys.executable, "-m", "solar_corona.fl_client.worker"], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "solar_corona.lib.script_worker"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert ran.returncode == 2
     assert ran.stderr.startswith("usage: ")

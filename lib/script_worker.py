@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a user's script as an edge's worker: `python -m solar_corona.fl_client.worker train.py`.
+"""Runs a user's script as an edge's worker: `python -m solar_corona.lib.script_worker train.py`.
 
 The script runs as with plain python. What this adds is a report of how it ended, so that the launcher can tell a
 script that raised from a process that was killed.
@@ -23,7 +23,7 @@ __all__ = ["main"]
 def main(arguments: list[str]) -> int:
     """Run the script named by the first argument; the rest are its own."""
     if not arguments:
-        sys.stderr.write("usage: python -m solar_corona.fl_client.worker SCRIPT [ARGUMENT…]\n")
+        sys.stderr.write("usage: python -m solar_corona.lib.script_worker SCRIPT [ARGUMENT…]\n")
         return ExitCode.BAD_JOB
     script = Path(arguments[0])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")

@@ -30,7 +30,7 @@ apiVersion: solar-corona.io/v1alpha1
 kind: Model
 metadata: {name: large}
 spec: {path: models/large.onnx, sha256: SHA}
-""".replace("SHA", "0" * 64)
+""".replace("SHA", "ab" * 32)
 
 PLACE = Placement(
     run="r1",
@@ -56,7 +56,7 @@ def test_the_deep_models_service_comes_first_and_is_waited_for(tmp_path):
     command = " ".join(cloud.command)
     assert "serve cars=/cloud/models/large.onnx --host 127.0.0.1 --port 8001" in command
     assert "--token-file /keys/inference.token --threads 2" in command
-    assert f"--sha256 cars={'0' * 64}" in command
+    assert f"--sha256 cars={'ab' * 32}" in command
     assert "--tls-cert" not in command
     assert [edge.name for edge in edges] == ["camera-1", "camera-2"]
 

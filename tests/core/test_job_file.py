@@ -198,7 +198,8 @@ def test_the_example_of_the_reference_is_read(tmp_path):
             "FederatedLearningJob",
             "FederatedLearnigJob",
             (
-                "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, JointInferenceService, Dataset, Model; "
+                "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, "
+                "JointInferenceService, Dataset, Model; "
                 "did you mean FederatedLearningJob?"
             ),
         ),

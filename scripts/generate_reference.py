@@ -306,21 +306,26 @@ def run_events() -> str:
         "Each has `event`, its kind, and `time`, in seconds since 1970.",
         "A later version may add fields and kinds; a reader passes over those that it does not know.\n",
     ]
-    union = get_args(events.Event)[0]
-    for model in get_args(union):
+    nested: dict[str, type[BaseModel]] = {}
+    for model in get_args(get_args(events.Event)[0]):
         kind = model.model_fields["event"].default
-        out += [f"## {kind}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
-        schema = model.model_json_schema()
-        rows = [
-            (f"`{name}`", _event_type(part), part.get("description", ""))
-            for name, part in schema["properties"].items()
-            if name not in ("event", "time")
-        ]
-        if any(row[2] for row in rows):
-            out += _table(("field", "type", "meaning"), rows)
-        else:
-            out += _table(("field", "type"), (row[:2] for row in rows))
+        out += _event_part(kind, model, model.model_json_schema())
+        nested |= {name: getattr(events, name) for name in model.model_json_schema().get("$defs", {})}
+    for name, model in nested.items():
+        out += _event_part(name, model, model.model_json_schema())
     return "\n".join(out)
+
+
+def _event_part(title: str, model: type[BaseModel], schema: Schema) -> list[str]:
+    rows = [
+        (f"`{name}`", _event_type(part), part.get("description", ""))
+        for name, part in schema["properties"].items()
+        if name not in ("event", "time")
+    ]
+    described = any(row[2] for row in rows)
+    columns = ("field", "type", "meaning") if described else ("field", "type")
+    out = [f"## {title}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
+    return out + _table(columns, (row[: len(columns)] for row in rows))
 
 
 def _event_type(part: Schema) -> str:

@@ -146,13 +146,15 @@ def print_json(value: object) -> None:
 def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a job file, its script, its data and its strategy, and start nothing."""
     from .core.job_file import read_job_file
+    from .core.plan import plan
+    from .core.preparation import local_placement
     from .core.run_folder import RunFolder
-    from .fl_server.local_run import check_inputs, local_plan
+    from .fl_server.local_run import check_inputs
 
     file = read_job_file(job, overrides or [])
     check_inputs(file)
     spec = file.job.spec
-    workers = local_plan(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9").workers
+    workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
     quiet_engines()
     sys.path.insert(0, str(job.resolve().parent))
     from .strategies import create

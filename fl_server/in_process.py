@@ -26,13 +26,14 @@ from flwr.serverapp import Grid
 from ..core.context_document import ContextDocument
 from ..core.errors import JobFailedError, SolarCoronaError
 from ..core.job_file import JobFile
+from ..core.plan import plan
+from ..core.preparation import local_placement
 from ..core.run_folder import Phase, RunFolder, RunState, process_start_of
 from ..core.settings import quiet_engines
 from ..lib import context
 from ..lib.flower_objects import identify_as_server
 from ..lib.links import using_link
 from .job import ServerJob
-from .local_run import local_plan
 from .progress import RunView
 
 __all__ = ["InProcessGrid", "InProcessLink", "run_in_process"]
@@ -174,7 +175,7 @@ def run_in_process(file: JobFile, folder: RunFolder, show: Callable[[RunView], N
     """
     quiet_engines()
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    workers = local_plan(file, folder, address="in-process:0").workers
+    workers = plan(file, local_placement(file, folder, address="in-process:0")).workers
     documents = [w.context.model_copy(update={"superlink": None}) for w in workers if w.context is not None]
     server = next(d for d in documents if d.role == "server")
     edges = [d for d in documents if d.role == "edge"]

@@ -13,13 +13,13 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from ..core.context_document import ContextDocument
 from ..core.errors import ContextError
 from ..core.settings import CONTEXT_VARIABLE, Settings
+
+if TYPE_CHECKING:
+    from ..core.context_document import ContextDocument
 
 __all__ = ["current", "get_edge_name", "get_job_name", "get_model_path", "get_parameters", "in_job", "using"]
 
@@ -30,6 +30,11 @@ _override: ContextVar[ContextDocument | None] = ContextVar("solar_corona_context
 
 @lru_cache(maxsize=1)
 def _read(path: Path) -> ContextDocument:
+    # A script that runs alone, as a small edge's may, does not wait for pydantic.
+    from pydantic import ValidationError
+
+    from ..core.context_document import ContextDocument
+
     try:
         return ContextDocument.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -22,6 +22,7 @@ from ..core.errors import ModelError
 from ..core.files import local_copy, sha256_of, shown, write_bytes_atomic
 from . import context
 from .multitask import router_card_in
+from .verification import card_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -85,12 +86,6 @@ def remember(
     # An object that cannot be a key has no memory; its card says less.
     with suppress(TypeError):
         _memories[model] = Memory(round, dict(metrics))
-
-
-def card_path(path: str | os.PathLike[str]) -> Path:
-    """Return where the card of the model at `path` is: `model.keras.card.json` beside `model.keras`."""
-    path = Path(path)
-    return path.with_name(f"{path.name}.card.json")
 
 
 def read_card(path: str | os.PathLike[str]) -> ModelCard | None:

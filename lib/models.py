@@ -6,15 +6,12 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from contextlib import contextmanager
-from difflib import get_close_matches
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from ..core.errors import ModelError
-from ..core.files import atomic_write, local_copy, local_path, sha256_of, shown
+from ..core.files import atomic_write, local_path, shown
 from . import context
 from .model_archives import packed, unpack
 from .model_cards import (
@@ -25,14 +22,14 @@ from .model_cards import (
     memory_of,
     read_card,
     remember,
-    remote_card,
     versions_here,
     write_card,
 )
 from .multitask import is_a, two_tasks
+from .verification import suffix_of, verified
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 __all__ = [
     "ModelCard",
@@ -136,20 +133,20 @@ def load_model(
     TemporaryError
         If a server cannot be reached.
     """
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if suffix == ".npz" and module is None:
         raise ModelError(
             f"{shown(path)}: holds weights alone, without the module that they belong to; make the module, "
             f"then load_weights(module, path), or load_model(path, module=module) if it is a model of several tasks"
         )
     if suffix == ".npz":
-        with _verified(path, sha256, folder=False) as local:
+        with verified(path, sha256, folder=False) as local:
             from . import torch_multitask
 
             return torch_multitask.read(module, local, name=shown(path))
     if suffix not in (".keras", ""):
         raise _unknown_form(path, suffix)
-    with _verified(path, sha256, folder=suffix == "") as local:
+    with verified(path, sha256, folder=suffix == "") as local:
         try:
             from . import keras_models
         except ImportError as error:
@@ -168,14 +165,14 @@ def load_weights(module: Any, path: str | os.PathLike[str], *, sha256: str | Non
     TemporaryError
         If a server cannot be reached.
     """
-    suffix = _suffix(path)
+    suffix = suffix_of(path)
     if suffix != ".npz":
         raise (
             _unknown_form(path, suffix)
             if suffix in _PICKLES
             else ModelError(f"{shown(path)}: expected a .npz file, as save_model writes for a torch module")
         )
-    with _verified(path, sha256, folder=False) as local:
+    with verified(path, sha256, folder=False) as local:
         from . import torch_models
 
         torch_models.read_into(module, local, name=shown(path))
@@ -309,11 +306,6 @@ def _unknown_form(path: str | os.PathLike[str], suffix: str) -> ModelError:
     )
 
 
-def _suffix(path: str | os.PathLike[str]) -> str:
-    here = local_path(path)
-    return here.suffix if here is not None else PurePosixPath(urlsplit(os.fspath(path)).path).suffix
-
-
 def _write(model: Any, temporary: Path) -> str:
     """Write a model in the form that its kind and the path's ending ask for, and return the form."""
     # Keras comes first: with its torch backend a Keras model is a torch module too.
@@ -335,42 +327,3 @@ def _write(model: Any, temporary: Path) -> str:
     if not temporary.exists():
         raise ModelError(f"{type(model).__name__}.save(path) wrote nothing at the path it was given; write there")
     return temporary.suffix[1:] or "folder"
-
-
-def _expected_sha256(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    document = context.current()
-    source = document.model if document is not None else None
-    if source is not None and source.sha256 is not None and source.path == os.fspath(path):
-        return source.sha256, "the job"
-    here = local_path(path)
-    card = read_card(here) if here is not None else remote_card(path)
-    return (card.sha256, "its card") if card is not None else None
-
-
-@contextmanager
-def _verified(path: str | os.PathLike[str], sha256: str | None, *, folder: bool) -> Iterator[Path]:
-    try:
-        with local_copy(path, folder=folder) as local:
-            expected = (sha256.lower(), "sha256") if sha256 is not None else _expected_sha256(path)
-            if expected is not None:
-                actual = sha256_of(local)
-                if actual != expected[0]:
-                    raise ModelError(
-                        f"{shown(path)}: has the SHA-256 {actual}, and {expected[1]} says {expected[0]}; "
-                        f"it was changed or is damaged, so it is not loaded; fetch it anew, or correct the "
-                        f"fingerprint"
-                    )
-            yield local
-    except FileNotFoundError as error:
-        raise _not_found(path) from error
-    except PermissionError as error:
-        raise ModelError(f"{shown(path)}: may not be read ({error.strerror}); check its rights") from error
-
-
-def _not_found(path: str | os.PathLike[str]) -> ModelError:
-    here = local_path(path)
-    near: list[str] = []
-    if here is not None and here.parent.is_dir():
-        near = get_close_matches(here.name, [entry.name for entry in here.parent.iterdir()], n=3)
-    beside = f"; beside it there is {', '.join(near)}" if near else ""
-    return ModelError(f"{shown(path)}: there is no such model{beside}; check the path")

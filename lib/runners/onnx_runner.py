@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs ONNX models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+from numpy.typing import NDArray
+
+from ...core.errors import ModelError
+from ..tensors import Tensors, TensorSpec
+from .batches import BatchRunner, spec_of
+
+__all__ = ["OnnxRunner"]
+
+_DTYPES = {
+    "tensor(bool)": "bool",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(float16)": "float16",
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(string)": "object",
+}
+_ONLY_ERRORS = 3
+
+
+class OnnxRunner(BatchRunner):
+    """An ONNX model on ONNX Runtime's CPU provider.
+
+    Parameters
+    ----------
+    path
+        The file, whose outline was checked.
+    name
+        How messages name it.
+    threads
+        How many threads compute.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, needs operations that this ONNX Runtime has not, or takes or gives what is no tensor.
+    """
+
+    platform = "onnx"
+
+    def __init__(self, path: Path, *, name: str, threads: int = 1) -> None:
+        try:
+            session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # ONNX Runtime has a dozen errors of its own, none of which says what to do.
+            text = " ".join(str(error).split())[:400]
+            raise ModelError(
+                f"{name}: is no ONNX model that runs here, or is damaged ({text}); fetch it anew, or export it for "
+                f"an opset that onnxruntime {onnxruntime.__version__} knows"
+            ) from error
+        inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
+        outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
+        names = [spec.name for spec in outputs]
+
+        def run(given: Tensors) -> dict[str, NDArray[Any]]:
+            return dict(zip(names, session.run(names, given), strict=True))
+
+        super().__init__(run, inputs=inputs, outputs=outputs, model=name)
+
+
+def _options(threads: int) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _ONLY_ERRORS
+    # A plan of the memory for each batch length that was ever seen holds megabytes and saves nothing that was measured.
+    options.enable_mem_pattern = False
+    # Threads that spin between two batches take the core from whoever answers the network.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+def _spec(argument: Any, model: str, what: str) -> TensorSpec:
+    dtype = _DTYPES.get(argument.type)
+    if dtype is None:
+        raise ModelError(
+            f"{model}: its {what} {argument.name!r} is {argument.type}, expected a tensor of one of "
+            f"{', '.join(sorted(set(_DTYPES.values()) - {'object'}))}, or strings; export it anew (a scikit-learn "
+            f"model without ZipMap)"
+        )
+    return spec_of(argument.name, dtype, argument.shape, model=model, what=what)

@@ -99,8 +99,8 @@ def box_scores(boxes: Sequence[Any]) -> Scores:
     if any(score is None for score in scores):
         place = scores.index(None)
         raise ModelError(
-            f"box {place} has no score: {str(boxes[place])[:100]}; expected [x1, y1, x2, y2, score, …], or a mapping or "
-            f"object with a 'score'"
+            f"box {place} has no score: {str(boxes[place])[:100]}; expected [x1, y1, x2, y2, score, …], or a "
+            f"mapping or object with a 'score'"
         )
     return np.clip(np.array(scores, np.float64), 0.0, 1.0)
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError, SpecError, TemporaryError
-from ..tensors import Tensors, TensorSpec
-from .endpoint import Reply
+from ..tensors import Tensors
+from .endpoint import Description, Reply
 
 __all__ = ["CallableEndpoint", "named_callable"]
 
@@ -35,10 +35,10 @@ class CallableEndpoint:
         self._function, self._name = function, name or getattr(function, "__qualname__", type(function).__name__)
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="solar-corona-deep-model")
 
-    def describe(self, *, deadline: float) -> tuple[TensorSpec, ...]:
+    def describe(self, *, deadline: float) -> Description:
         """Return nothing: a function says nothing of what it takes, and gets what the shallow model gets."""
         del deadline
-        return ()
+        return Description()
 
     def infer(self, inputs: Tensors, *, deadline: float, encodings: Mapping[str, str] | None = None) -> Reply:
         """Return the outputs for a batch; what the function raises is a `TemporaryError`."""

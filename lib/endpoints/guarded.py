@@ -9,8 +9,8 @@ from typing import Literal
 from circuitbreaker import CircuitBreaker
 
 from ...core.errors import TemporaryError
-from ..tensors import Tensors, TensorSpec
-from .endpoint import Endpoint, Reply
+from ..tensors import Tensors
+from .endpoint import Description, Endpoint, Reply
 
 __all__ = ["Circuit", "GuardedEndpoint"]
 
@@ -44,8 +44,8 @@ class GuardedEndpoint:
         """How the circuit stands."""
         return _STATES[self._breaker.state]
 
-    def describe(self, *, deadline: float) -> tuple[TensorSpec, ...]:
-        """Return the model's inputs; see `Endpoint.describe`."""
+    def describe(self, *, deadline: float) -> Description:
+        """Return what the model takes; see `Endpoint.describe`."""
         self._check()
         with self._breaker:
             return self._endpoint.describe(deadline=deadline)

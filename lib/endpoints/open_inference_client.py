@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ...core.errors import ModelError, TemporaryError, WireError
-from ..open_inference import HEADER_LENGTH, Request, decode_answer, encode_request
+from ..open_inference import ENCODED_IMAGES, HEADER_LENGTH, Request, decode_answer, encode_request
 from ..tensors import DATATYPES, Tensors, TensorSpec
-from .endpoint import Reply
+from .endpoint import Description, Reply
 from .http_client import HttpClient, HttpOptions
 
 __all__ = ["OpenInferenceEndpoint"]
@@ -48,8 +48,8 @@ class OpenInferenceEndpoint:
         if version is not None:
             self._path += f"/versions/{quote(version, safe='')}"
 
-    def describe(self, *, deadline: float) -> tuple[TensorSpec, ...]:
-        """Return the model's inputs, as the server describes them."""
+    def describe(self, *, deadline: float) -> Description:
+        """Return the model's inputs, as the server describes them, and whether the server reads image files."""
         document = self._client.get(self._path, deadline=deadline).json()
         inputs = document.get("inputs") if isinstance(document, dict) else None
         if not isinstance(inputs, list) or not 0 < len(inputs) <= _MOST_TENSORS:
@@ -57,7 +57,15 @@ class OpenInferenceEndpoint:
                 f"{self._client.url}{self._path}: names no inputs; expected the model's metadata as the Open Inference "
                 f"Protocol has it"
             )
-        return tuple(self._input(item) for item in inputs)
+        return Description(tuple(self._input(item) for item in inputs), self._reads_files(deadline))
+
+    def _reads_files(self, deadline: float) -> bool:
+        try:
+            document = self._client.get("/v2", deadline=deadline).json()
+        except ModelError:
+            return False  # some servers tell what they are to nobody
+        extensions = document.get("extensions") if isinstance(document, dict) else None
+        return isinstance(extensions, list) and ENCODED_IMAGES in extensions
 
     def _input(self, item: Any) -> TensorSpec:
         fields: Mapping[str, Any] = item if isinstance(item, dict) else {}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...core.errors import ModelError, TemporaryError
 from ..tensors import Tensors, TensorSpec
-from .endpoint import Reply
+from .endpoint import Description, Reply
 from .http_client import HttpClient, HttpOptions
 
 __all__ = ["TensorFlowServingEndpoint"]
@@ -66,15 +66,17 @@ class TensorFlowServingEndpoint:
         if version is not None:
             self._path += f"/versions/{quote(version, safe='')}"
 
-    def describe(self, *, deadline: float) -> tuple[TensorSpec, ...]:
+    def describe(self, *, deadline: float) -> Description:
         """Return the inputs of the model's signature."""
         document = self._client.get(f"{self._path}/metadata", deadline=deadline).json()
         try:
             signatures = document["metadata"]["signature_def"]["signature_def"]
             inputs = signatures[self._signature]["inputs"]
-            return tuple(
-                TensorSpec(name, _DATATYPES[about["dtype"]], _shape(about["tensor_shape"]))
-                for name, about in inputs.items()
+            return Description(
+                tuple(
+                    TensorSpec(name, _DATATYPES[about["dtype"]], _shape(about["tensor_shape"]))
+                    for name, about in inputs.items()
+                )
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(

@@ -16,7 +16,7 @@ from solar_corona.core.context_document import DeepModel
 from solar_corona.core.errors import ModelError, SpecError, TemporaryError
 from solar_corona.core.security import make_credentials
 from solar_corona.lib.endpoints.callable_endpoint import CallableEndpoint
-from solar_corona.lib.endpoints.endpoint import Endpoint
+from solar_corona.lib.endpoints.endpoint import Description, Endpoint
 from solar_corona.lib.endpoints.guarded import GuardedEndpoint
 from solar_corona.lib.endpoints.http_client import HttpOptions
 from solar_corona.lib.endpoints.open_inference_client import OpenInferenceEndpoint
@@ -106,8 +106,16 @@ def test_a_batch_is_answered_over_one_connection():
 
 def test_a_model_says_what_it_takes():
     inputs = [{"name": "image", "datatype": "UINT8", "shape": [-1, 3]}]
-    with serving(lambda h, _: reply(h, json.dumps({"name": "large", "inputs": inputs}).encode())) as (url, _):
-        (spec,) = described(OpenInferenceEndpoint(url, "large"))
+
+    def describe(handler, _):
+        server = {"name": "s", "extensions": ["binary_tensor_data", "encoded_images"]}
+        document = server if handler.path == "/v2" else {"name": "large", "inputs": inputs}
+        reply(handler, json.dumps(document).encode())
+
+    with serving(describe) as (url, _):
+        found = described(OpenInferenceEndpoint(url, "large"))
+    assert found.reads_files
+    (spec,) = found.inputs
     assert (spec.name, spec.datatype, spec.shape) == ("image", "UINT8", (-1, 3))
 
 
@@ -233,7 +241,7 @@ def test_tensorflow_serving_is_understood():
             reply(handler, json.dumps({"outputs": (np.array(given["inputs"]) / 2).tolist()}).encode())
 
     with serving(serve) as (url, seen), closing(TensorFlowServingEndpoint(url, "large", version="2")) as endpoint:
-        (spec,) = endpoint.describe(deadline=5)
+        (spec,) = endpoint.describe(deadline=5).inputs
         found = endpoint.infer(BATCH, deadline=5)
     assert (spec.name, spec.datatype, spec.shape) == ("image", "UINT8", (-1, 3))
     np.testing.assert_array_equal(found.outputs["output"], (BATCH["image"] / 2).astype(np.float32))
@@ -275,7 +283,7 @@ class Flaky:
         self.asked, self.error = 0, TemporaryError("gone")
 
     def describe(self, *, deadline):
-        return ()
+        return Description()
 
     def infer(self, inputs, *, deadline, encodings=None):
         self.asked += 1

@@ -108,6 +108,10 @@ class TemporaryError(SolarCoronaError, ConnectionError):
     exit_code = ExitCode.PLATFORM
 
 
+class NotAskedError(TemporaryError):
+    """A deep model was not asked at all: it is left alone for a while, or the link is full."""
+
+
 class JobFailedError(SolarCoronaError, RuntimeError):
     """The job ran and cannot go on."""
 

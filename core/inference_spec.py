@@ -34,7 +34,7 @@ class Offload(Part):
         description="`margin`, `threshold`, `entropy`, `ibt`, `calibrated`, `learned`, or `module:Class`.",
     )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="Arguments of its constructor, such as uploadRatio: 0.1."
+        default_factory=dict, description="Arguments of its constructor, such as upload_ratio: 0.1."
     )
 
 

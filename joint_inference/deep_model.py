@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core.errors import ModelError, TemporaryError
+from ..core.errors import ModelError, NotAskedError, TemporaryError
 from ..lib.endpoints.endpoint import Description, Endpoint
 from ..lib.endpoints.guarded import Circuit, GuardedEndpoint
 from ..lib.tensors import Tensors
@@ -89,7 +89,7 @@ class DeepModel:
         if self._link is not None:
             with self._lock:
                 if not self._link.take(upload.size):
-                    raise TemporaryError(f"the link is full: {upload.size} bytes do not fit into its rate now")
+                    raise NotAskedError(f"the link is full: {upload.size} bytes do not fit into its rate now")
         reply = self._endpoint.infer(upload.inputs, deadline=end - time.perf_counter(), encodings=upload.encodings)
         outputs = _checked(reply.outputs, len(samples), alike)
         name = f"{reply.model} {reply.version}".strip()

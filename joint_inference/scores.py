@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.errors import ModelError
 from .offload import Scores
 
-__all__ = ["ConfidenceFunction", "box_scores", "class_scores", "scores_of"]
+__all__ = ["ConfidenceFunction", "box_scores", "class_scores", "is_boxes", "scores_of"]
 
 ConfidenceFunction = Callable[[Any], Any]
 """A user's own: called with what `predict` would return for one sample, it gives scores between 0 and 1."""
@@ -43,7 +43,7 @@ def scores_of(outputs: Sequence[NDArray[Any]], result: Any, confidence: Confiden
     """
     if confidence is not None:
         return _checked(confidence(result))
-    if isinstance(result, list | tuple) and (not result or _box_score(result[0]) is not None):
+    if is_boxes(result):
         return box_scores(result)
     if len(outputs) == 1 and outputs[0].size:
         return class_scores(outputs[0])
@@ -53,8 +53,13 @@ def scores_of(outputs: Sequence[NDArray[Any]], result: Any, confidence: Confiden
     )
 
 
+def is_boxes(result: Any) -> bool:
+    """Tell whether a result is a list of boxes, as a detector gives it; an empty list is one."""
+    return isinstance(result, list | tuple) and (not result or _box_score(result[0]) is not None)
+
+
 def class_scores(output: NDArray[Any]) -> Scores:
-    """Return class probabilities of one sample, (K,).
+    """Return class probabilities of one sample.
 
     Parameters
     ----------
@@ -64,11 +69,15 @@ def class_scores(output: NDArray[Any]) -> Scores:
 
     Examples
     --------
-    >>> class_scores(np.array([0.25, 0.75])).tolist()
+    >>> class_scores(np.array([0.25, 0.75])).values.tolist()
     [0.25, 0.75]
-    >>> class_scores(np.array([2.0, 2.0])).tolist()
+    >>> class_scores(np.array([2.0, 2.0])).values.tolist()
     [0.5, 0.5]
     """
+    return Scores(_probabilities(output))
+
+
+def _probabilities(output: NDArray[Any]) -> NDArray[np.float64]:
     values = output.reshape(-1)
     if values.dtype.kind in "iu":
         # A quantised softmax: 8 bits over the range 0 to 1.
@@ -83,12 +92,12 @@ def class_scores(output: NDArray[Any]) -> Scores:
     if values.min() >= -_ROUNDING and abs(float(values.sum()) - 1) <= _ROUNDING:
         return values
     powers = np.exp(values - values.max())
-    found: Scores = powers / powers.sum()
+    found: NDArray[np.float64] = powers / powers.sum()
     return found
 
 
 def box_scores(boxes: Sequence[Any]) -> Scores:
-    """Return the scores of boxes, (n,): `[x1, y1, x2, y2, score, …]`, mappings or objects with a `score`.
+    """Return the scores of boxes: `[x1, y1, x2, y2, score, …]`, mappings or objects with a `score`.
 
     Raises
     ------
@@ -102,7 +111,7 @@ def box_scores(boxes: Sequence[Any]) -> Scores:
             f"box {place} has no score: {str(boxes[place])[:100]}; expected [x1, y1, x2, y2, score, …], or a "
             f"mapping or object with a 'score'"
         )
-    return np.clip(np.array(scores, np.float64), 0.0, 1.0)
+    return Scores(np.clip(np.array(scores, np.float64), 0.0, 1.0), boxes=True)
 
 
 def _box_score(box: Any) -> float | None:
@@ -119,12 +128,12 @@ def _box_score(box: Any) -> float | None:
 
 def _checked(given: Any) -> Scores:
     try:
-        scores = np.asarray(given, np.float64)
+        values = np.asarray(given, np.float64)
     except (TypeError, ValueError) as error:
         raise ModelError(f"confidence_fun returned {str(given)[:100]}; expected numbers from 0 to 1") from error
-    if scores.ndim == 0:
+    if values.ndim == 0:
         # One number is the probability of being right.
-        scores = np.array([1 - scores, scores])
-    if scores.ndim != 1 or not ((scores >= 0) & (scores <= 1)).all():
+        values = np.array([values, 1 - values])
+    if values.ndim != 1 or not ((values >= 0) & (values <= 1)).all():
         raise ModelError(f"confidence_fun returned {str(given)[:100]}; expected numbers from 0 to 1")
-    return scores
+    return Scores(values, boxes=not (len(values) > 1 and abs(float(values.sum()) - 1) <= _ROUNDING))

@@ -8,7 +8,7 @@ from typing import Literal
 
 from circuitbreaker import CircuitBreaker
 
-from ...core.errors import TemporaryError
+from ...core.errors import NotAskedError, TemporaryError
 from ..tensors import Tensors
 from .endpoint import Description, Endpoint, Reply
 
@@ -63,7 +63,7 @@ class GuardedEndpoint:
     def _check(self) -> None:
         if self._breaker.opened:
             last = self._breaker.last_failure
-            raise TemporaryError(
+            raise NotAskedError(
                 f"the deep model is not asked for now: it failed {self._breaker.failure_count} times, "
                 f"the last time because {last}"
             )

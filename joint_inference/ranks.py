@@ -8,8 +8,11 @@ from array import array
 
 __all__ = ["Ranks"]
 
-_BINS = 64
-_WIDEST = 12.0
+_BINS = 112
+# On the logit scale: easy samples of a good model crowd below 0.001, and the hard ones are worth telling apart.
+_LOWEST, _HIGHEST = -9.0, 5.0
+_SCALE = _BINS / (_HIGHEST - _LOWEST)
+_LAST = _BINS - 1e-9
 _MEMORY = 2000.0
 _RESCALE = 1e9
 _GROWTH = math.exp(1 / _MEMORY)
@@ -18,8 +21,8 @@ _GROWTH = math.exp(1 / _MEMORY)
 class Ranks:
     """The running distribution of numbers between 0 and 1.
 
-    Bins are equal on the logit scale, so that both ends, where confidences crowd, are told apart; a Fenwick tree
-    (Fenwick 1994) sums them in logarithmic time. Each number counts for exp(−age/2000).
+    Bins are equal on the logit scale; a Fenwick tree (Fenwick 1994) sums them in logarithmic time. Each number counts
+    for exp(−age/2000).
 
     Examples
     --------
@@ -29,10 +32,10 @@ class Ranks:
     (0.3, 0.9)
     """
 
-    __slots__ = ("_bins", "_total", "_tree", "_weight")
+    __slots__ = ("_total", "_tree", "_weight")
 
     def __init__(self) -> None:
-        self._bins, self._tree = array("d", bytes(8 * _BINS)), array("d", bytes(8 * (_BINS + 1)))
+        self._tree = array("d", bytes(8 * (_BINS + 1)))
         self._weight, self._total = 1.0, 0.0
 
     def place(self, value: float) -> float:
@@ -40,34 +43,35 @@ class Ranks:
         if value <= 0:
             position = 0.0
         elif value >= 1:
-            position = _BINS - 1e-9
+            position = _LAST
         else:
-            logit = min(max(math.log(value / (1 - value)), -_WIDEST), _WIDEST)
-            position = min((logit + _WIDEST) * (_BINS / (2 * _WIDEST)), _BINS - 1e-9)
-        bin_ = int(position)
-        tree = self._tree
-        below, i = 0.0, bin_
-        while i > 0:
-            below += tree[i]
-            i &= i - 1
-        found = (below + (position - bin_) * self._bins[bin_]) / self._total if self._total else 0.5
-        weight = self._weight
-        self._bins[bin_] += weight
+            position = min(max((math.log(value / (1 - value)) - _LOWEST) * _SCALE, 0.0), _LAST)
+        first = int(position)
+        below = self._below(first)
+        within = self._below(first + 1) - below
+        found = (below + (position - first) * within) / self._total if self._total else 0.5
+        self._add(first)
+        return min(max(found, 0.0), 1.0)
+
+    def _below(self, bins: int) -> float:
+        total, tree = 0.0, self._tree
+        while bins > 0:
+            total += tree[bins]
+            bins &= bins - 1
+        return total
+
+    def _add(self, place: int) -> None:
+        weight, tree = self._weight, self._tree
         self._total += weight
-        i = bin_ + 1
-        while i <= _BINS:
-            tree[i] += weight
-            i += i & -i
+        place += 1
+        while place <= _BINS:
+            tree[place] += weight
+            place += place & -place
         # Older numbers fade because newer ones weigh more; all are brought down before that overflows.
         self._weight = weight * _GROWTH
         if self._weight > _RESCALE:
-            self._rescale()
-        return found
-
-    def _rescale(self) -> None:
-        scale = 1 / self._weight
-        for values in (self._bins, self._tree):
-            for i, value in enumerate(values):
-                values[i] = value * scale
-        self._total *= scale
-        self._weight = 1.0
+            scale = 1 / self._weight
+            for i, value in enumerate(tree):
+                tree[i] = value * scale
+            self._total *= scale
+            self._weight = 1.0

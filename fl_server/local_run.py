@@ -5,74 +5,26 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 
-from ..core.errors import DatasetError, PlatformError, SolarCoronaError, SpecError
+from ..core.errors import PlatformError, SolarCoronaError, SpecError
+from ..core.files import atomic_write
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher, free_port, port_is_free
-from ..core.plan import Placement, Plan, is_absolute, plan
-from ..core.run_folder import RunFolder, find_run, new_run, runs_of
+from ..core.plan import Placement, Plan, plan
+from ..core.run_folder import RunFolder, RunOrigin, hold_job, latest_run, new_run, runs_of
 from ..core.security import make_credentials, make_runtime_secret
-from ..core.spec import DatasetSource, Edge
+from .job_checks import check_job
 from .progress import RunView
 
-__all__ = ["LocalRun", "check_inputs", "local_plan", "prepare"]
+__all__ = ["LocalRun", "local_plan", "prepared"]
 
 _LOCALHOST = "127.0.0.1"
-
-
-def check_inputs(file: JobFile) -> None:
-    """Check what a run on this machine needs: the script and the local data.
-
-    Raises
-    ------
-    SpecError
-        If the script is missing or is no Python.
-    DatasetError
-        If a dataset is missing.
-    """
-    folder = file.path.resolve().parent
-    spec = file.job.spec
-    if spec.command is None:
-        if spec.script is None:
-            raise SpecError(f"{file.path}: spec.script is missing; name the Python script that every edge runs")
-        script = folder / spec.script
-        if not script.is_file():
-            raise SpecError(f"{file.path}: spec.script is {spec.script}, which does not exist{_near(script)}")
-        try:
-            compile(script.read_bytes(), str(script), "exec")
-        except (SyntaxError, ValueError) as error:
-            line = getattr(error, "lineno", None)
-            raise SpecError(f"{script}{f':{line}' if line else ''}: is no valid Python: {error}") from error
-    for edge in spec.edges:
-        for field, source in (("trainData", edge.train_data), ("evalData", edge.eval_data)):
-            _check_dataset(file, edge, field, source)
-
-
-def _check_dataset(file: JobFile, edge: Edge, field: str, source: str | DatasetSource | None) -> None:
-    if source is None:
-        return
-    path = source if isinstance(source, str) else source.path
-    if isinstance(source, str) and source.startswith("dataset:"):
-        dataset = file.datasets.get(source.partition(":")[2])
-        if dataset is None:
-            return  # plan() says which Dataset documents there are
-        path = dataset.spec.path
-    place = Path(path) if is_absolute(path) else file.path.resolve().parent / path
-    if "://" not in path and not place.exists():
-        raise DatasetError(f"{file.path}: edge {edge.name}: {field} is {path}, which does not exist{_near(place)}")
-
-
-def _near(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"; there is no folder {path.parent}"
-    near = get_close_matches(path.name, [p.name for p in path.parent.iterdir()], n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def local_plan(
@@ -112,26 +64,67 @@ def local_plan(
     )
 
 
-def prepare(job_file: Path, overrides: Sequence[str], *, resume: bool, root: Path | None) -> tuple[JobFile, RunFolder]:
-    """Read and check a job, and return it with its run folder: a new one, or the last one to be resumed."""
-    if resume and not (runs_of(job_file, _name(job_file, overrides), root)).exists():
-        raise SpecError(f"there is no run of {job_file} to resume; start one with `solar-corona run {job_file}`")
+@contextmanager
+def prepared(
+    job_file: Path, overrides: Sequence[str], *, resume: bool, root: Path | None, edges_here: bool = True
+) -> Iterator[tuple[JobFile, RunFolder]]:
+    """Read and check a job, hold it for this process, and give it with its run folder.
+
+    A new run gets a folder of its own, which is gone again if nothing was started in it. A run that is resumed keeps
+    its folder, and what `--set` changed when it was begun; `overrides` come on top. See `check_job` for `edges_here`.
+
+    Raises
+    ------
+    SolarCoronaError
+        If the job file or something that it names is wrong, the job is running already, or there is nothing to resume.
+    """
     file = read_job_file(job_file, overrides)
-    check_inputs(file)
-    if resume:
-        folder = find_run(str(job_file), root)
-        if folder.phase() == "succeeded":
-            raise SpecError(f"the last run of {job_file} succeeded, so there is nothing to resume ({folder.path})")
-        folder.clear_failures()
-    else:
-        folder = new_run(job_file, file.job.metadata.name, root)
-    document = file.job.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    folder.job_file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    job = file.job.metadata.name
+    runs = runs_of(job_file, job, root)
+    if resume and latest_run(runs) is None:
+        raise SpecError(f"there is no run of {job_file} to resume; start one with `solar-corona run {job_file}`")
+    if not resume:
+        check_job(file, edges_here=edges_here)
+    with hold_job(runs):
+        if resume:
+            yield _taken_up(job_file, overrides, runs, edges_here=edges_here)
+            return
+        folder = new_run(job_file, job, root)
+        folder.begin(job)
+        try:
+            _lay_out(file, folder, RunOrigin(job_file=str(job_file.resolve()), overrides=tuple(overrides)))
+            yield file, folder
+        except BaseException:
+            if folder.phase() == "starting":
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+
+
+def _taken_up(job_file: Path, overrides: Sequence[str], runs: Path, *, edges_here: bool) -> tuple[JobFile, RunFolder]:
+    folder = latest_run(runs)
+    assert folder is not None
+    if folder.phase() == "succeeded":
+        raise SpecError(f"the last run of {job_file} succeeded, so there is nothing to resume ({folder.path})")
+    origin = folder.read_origin()
+    anew = {_field_of(override) for override in overrides}
+    kept = [o for o in (origin.overrides if origin is not None else ()) if _field_of(o) not in anew]
+    changes = (*kept, *overrides)
+    file = read_job_file(job_file, changes)
+    check_job(file, edges_here=edges_here)
+    folder.clear_failures()
+    _lay_out(file, folder, RunOrigin(job_file=str(job_file.resolve()), overrides=changes))
     return file, folder
 
 
-def _name(job_file: Path, overrides: Sequence[str]) -> str:
-    return read_job_file(job_file, overrides).job.metadata.name
+def _field_of(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _lay_out(file: JobFile, folder: RunFolder, origin: RunOrigin) -> None:
+    folder.write_origin(origin)
+    document = file.job.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    with atomic_write(folder.job_file) as temporary:
+        temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .core.errors import ExitCode, SolarCoronaError, SpecError
+from .core.errors import ExitCode, JobFailedError, SolarCoronaError, SpecError
 from .core.settings import Settings, quiet_engines
 
 if TYPE_CHECKING:
@@ -62,11 +63,9 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a job on this machine, and show how it goes."""
-    from .fl_server.local_run import LocalRun, prepare
+    from .fl_server.local_run import LocalRun, prepared
 
-    changes = overrides or []
-    file, folder = prepare(job, changes, resume=resume, root=_root())
-    with folder.locked():
+    with prepared(job, overrides or [], resume=resume, root=_root()) as (file, folder):
         if in_process:
             from .fl_server.in_process import run_in_process as work
 
@@ -76,7 +75,7 @@ def run(
     _conclude(job, folder, view, as_json=as_json)
 
 
-def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
+def _shown(folder: RunFolder, work: Any, *, as_json: bool, command: str = "run") -> RunView:
     """Run `work` with live progress: a table on a terminal, JSON lines or plain lines elsewhere."""
     from .fl_server.display import display
 
@@ -85,7 +84,9 @@ def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
             return work(show)  # type: ignore[no-any-return]
     except KeyboardInterrupt:
         if not as_json:
-            errors.print(f"stopped; go on with: solar-corona run --resume JOB.yaml (state in {folder.path})")
+            origin = folder.read_origin()
+            file = shlex.quote(origin.job_file if origin is not None else "JOB.yaml")
+            errors.print(f"stopped; go on with: {_command()} {command} {file} --resume", soft_wrap=True)
         raise
     except SolarCoronaError:
         _report(folder)
@@ -149,17 +150,12 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
     from .core.plan import plan
     from .core.preparation import local_placement
     from .core.run_folder import RunFolder
-    from .fl_server.local_run import check_inputs
+    from .fl_server.job_checks import check_job
 
     file = read_job_file(job, overrides or [])
-    check_inputs(file)
+    check_job(file)
     spec = file.job.spec
     workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
-    quiet_engines()
-    sys.path.insert(0, str(job.resolve().parent))
-    from .strategies import create
-
-    create(spec.algorithm, spec.aggregation.options, min_edges=spec.min_edges, fraction=spec.aggregation.fraction)
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:
@@ -225,7 +221,8 @@ def stop(job: RunArgument) -> None:
 
     folder = find_run(job, _root())
     if not folder.stop():
-        console.print(f"nothing to stop: the last run {folder.path.name} is {folder.phase()}")
+        ended = {"succeeded": "has succeeded", "failed": "has failed", "stopped": "was stopped already"}
+        console.print(f"nothing to stop: the last run {folder.path.name} {ended.get(folder.phase(), 'is not running')}")
         return
     end = time.monotonic() + 20
     while folder.phase() in ("starting", "running") and time.monotonic() < end:
@@ -290,10 +287,10 @@ def server(
     as_json: JsonOption = False,
 ) -> None:
     """Run the server's half of a job; edges come from other machines with `solar-corona edge`."""
-    from .fl_server.local_run import LocalRun, prepare
+    from .fl_server.local_run import LocalRun, prepared
 
-    file, folder = prepare(job, overrides or [], resume=resume, root=_root())
-    with folder.locked():
+    opened = prepared(job, overrides or [], resume=resume, root=_root(), edges_here=False)
+    with opened as (file, folder):
         half = LocalRun.of(file, folder, listen=host, port=port).only("superlink", "server")
         if not as_json:
             console.print(
@@ -306,7 +303,7 @@ def server(
                     f"keys for the edges: {folder.secret('')} (ca.pem and edge-NAME.key, for --ca and --key)",
                     soft_wrap=True,
                 )
-        view = _shown(folder, half.run, as_json=as_json)
+        view = _shown(folder, half.run, as_json=as_json, command="server")
     _conclude(job, folder, view, as_json=as_json)
 
 
@@ -343,6 +340,8 @@ def main() -> None:
     except SolarCoronaError as error:
         if settings.debug:
             traceback.print_exc()
+        elif isinstance(error, JobFailedError) and error.traceback:
+            errors.print(error.traceback, style="dim", markup=False, soft_wrap=True)
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -113,9 +113,22 @@ class NotAskedError(TemporaryError):
 
 
 class JobFailedError(SolarCoronaError, RuntimeError):
-    """The job ran and cannot go on."""
+    """The job ran and cannot go on.
 
-    exit_code = ExitCode.JOB_FAILED
+    Parameters
+    ----------
+    message
+        As for every error.
+    exit_code
+        The failed script's own.
+    traceback
+        Where in the user's script it failed, where that is known.
+    """
+
+    def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.JOB_FAILED, traceback: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.traceback = traceback
 
 
 class InterruptedJobError(SolarCoronaError, RuntimeError):

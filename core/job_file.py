@@ -25,6 +25,7 @@ __all__ = ["JobFile", "read_any_job_file", "read_documents", "read_job", "read_j
 
 _INDEX = re.compile(r"[0-9]{1,9}")
 _MAX_BYTES = 10 * 2**20
+_MOST_SHOWN = 10
 _D = TypeVar("_D", Dataset, Model)
 _J_co = TypeVar("_J_co", bound=Job, default=FederatedLearningJob, covariant=True)
 _K = TypeVar("_K", bound=Job)
@@ -206,20 +207,20 @@ def _override(document: dict[str, Any], override: str) -> None:
 def _explain(
     path: Path, node: yaml.Node, model: type[BaseModel], error: ValidationError, overrides: Sequence[str]
 ) -> str:
-    """Write one line for each wrong field, the first three at most."""
+    """Write one line for each wrong field, in the file's order."""
     wrong: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors():
         # A mapping was meant for the union's longer form, whose own errors name the inner field.
         if not (detail["type"] == "string_type" and isinstance(detail["input"], dict) and detail["loc"][-1] == "str"):
             wrong.setdefault(_field(detail), []).append(detail)
-    lines = []
-    for name, details in list(wrong.items())[:3]:
+    lines: list[tuple[int, str]] = []
+    for name, details in wrong.items():
         keys = _keys(details[0])
-        where = "--set" if _was_set(name, details[0], overrides) else f"{path}:{_line(node, keys)}"
-        lines.append(f"{where}: {name} {_problem(model, keys, details)}")
-    if len(wrong) > 3:
-        lines.append(f"… and {len(wrong) - 3} more")
-    return "\n".join(lines)
+        line = 0 if _was_set(name, details[0], overrides) else _line(node, keys)
+        lines.append((line, f"{f'{path}:{line}' if line else '--set'}: {name} {_problem(model, keys, details)}"))
+    shown = [text for _, text in sorted(lines, key=lambda pair: pair[0])]
+    more = [f"… and {len(shown) - _MOST_SHOWN} more"] if len(shown) > _MOST_SHOWN else []
+    return "\n".join([*shown[:_MOST_SHOWN], *more])
 
 
 def _was_set(name: str, detail: ErrorDetails, overrides: Sequence[str]) -> bool:

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import tether
 from .errors import ExitCode, JobFailedError, PlatformError
 from .probes import answers
 from .run_folder import Phase, ProcessState, RunFolder, RunState, process_start_of
+from .script_failure import error_of
 from .settings import CONTEXT_VARIABLE, worker_environment
 from .workers import Plan, Worker
 
@@ -59,6 +60,8 @@ class _Process:
     worker: Worker
     popen: subprocess.Popen[bytes]
     started: float
+    at: float = field(default_factory=time.time)
+    process_start: str = ""
     restarts: int = 0
     early_deaths: int = 0
     restart_at: float | None = None
@@ -139,7 +142,7 @@ class LocalLauncher:
                 )
             except OSError as error:
                 raise PlatformError(f"{worker.name} cannot be started: {error.strerror}") from error
-        return _Process(worker, popen, time.monotonic())
+        return _Process(worker, popen, time.monotonic(), process_start=process_start_of(popen.pid))
 
     def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
         while True:
@@ -222,6 +225,7 @@ class LocalLauncher:
         elif now >= process.restart_at:
             fresh = self._start(worker)
             process.popen, process.started, process.restart_at = fresh.popen, fresh.started, None
+            process.at, process.process_start = fresh.at, fresh.process_start
             process.buried = False
             process.restarts += 1
             self._save("running")
@@ -240,14 +244,10 @@ class LocalLauncher:
         # edge that the job went on without is told so as well.
         if process.worker.role == "edge" and failure.told and servers and all(s.poll() == 0 for s in servers):
             return
-        server = self._folder.read_failure("server")
         if process.worker.role == "edge" and not failure.told:
-            log = self._folder.log(process.worker.name)
-            message = f"{process.worker.name}'s script failed: {failure.error} (log: {log})"
-        else:
-            failure = server or failure
-            message = failure.error
-        raise _failure(message, failure.exit_code)
+            raise error_of(process.worker.name, failure, self._folder.log(process.worker.name))
+        failure = self._folder.read_failure("server") or failure
+        raise _failure(failure.error, failure.exit_code)
 
     def _end_all(self) -> None:
         """End every process: ask, wait, then kill; edges first, so that the SuperLink hears of it."""
@@ -276,7 +276,11 @@ class LocalLauncher:
                 exit_code=int(code) if code is not None else None,
                 workers={
                     name: ProcessState(
-                        pid=p.popen.pid, started=time.time(), restarts=p.restarts, exit_code=p.popen.poll()
+                        pid=p.popen.pid,
+                        started=p.at,
+                        process_start=p.process_start,
+                        restarts=p.restarts,
+                        exit_code=p.popen.poll(),
                     )
                     for name, p in self._processes.items()
                 },
@@ -305,9 +309,7 @@ def _bury(process: _Process) -> None:
 
 
 def _failure(message: str, code: int) -> JobFailedError:
-    error = JobFailedError(message)
-    error.exit_code = ExitCode(code) if code in list(ExitCode) else ExitCode.JOB_FAILED
-    return error
+    return JobFailedError(message, exit_code=ExitCode(code) if code in list(ExitCode) else ExitCode.JOB_FAILED)
 
 
 def _how(code: int | None) -> str:

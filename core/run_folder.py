@@ -5,6 +5,7 @@
 
     .solar-corona/JOB/RUN/
       job.yaml          the job file, with what --set changed
+      origin.json       the job file's own place, and what --set changed
       state.json        the launcher's view: phase, processes
       events.jsonl      what happened, one event a line
       contexts/         the workers' context documents
@@ -30,15 +31,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .errors import PlatformError, SpecError
 from .events import Event, event_adapter
 from .files import atomic_write
+from .settings import RUNS_VARIABLE
 
 __all__ = [
     "Phase",
     "ProcessState",
     "RunFolder",
+    "RunOrigin",
     "RunState",
     "WorkerFailure",
     "find_run",
+    "hold_job",
     "is_alive",
+    "latest_run",
     "new_run",
 ]
 
@@ -60,6 +65,7 @@ class ProcessState(_Record):
 
     pid: int = Field(gt=0, lt=2**31)
     started: float = Field(description="Seconds since 1970.")
+    process_start: str = Field(default="", description="When it began, so that a reused pid is told apart.")
     restarts: int = 0
     exit_code: int | None = None
 
@@ -76,6 +82,13 @@ class RunState(_Record):
     workers: dict[str, ProcessState] = Field(default_factory=dict)
     error: str | None = None
     exit_code: int | None = None
+
+
+class RunOrigin(_Record):
+    """How a run was begun, so that it can be taken up again without asking."""
+
+    job_file: str
+    overrides: tuple[str, ...] = ()
 
 
 class WorkerFailure(_Record):
@@ -165,6 +178,26 @@ class RunFolder:
         """Return the launcher's state, or None if there is none yet."""
         return self._read("state.json", RunState)
 
+    def write_origin(self, origin: RunOrigin) -> None:
+        """Note how the run was begun."""
+        self._write("origin.json", origin)
+
+    def read_origin(self) -> RunOrigin | None:
+        """Return how the run was begun, or None if nothing was noted."""
+        return self._read("origin.json", RunOrigin)
+
+    def begin(self, job: str) -> None:
+        """Say that this process begins the run; should it end without another word, the run has failed."""
+        self.write_state(
+            RunState(
+                job=job,
+                run=self.path.name,
+                phase="starting",
+                pid=os.getpid(),
+                process_start=process_start_of(os.getpid()),
+            )
+        )
+
     def phase(self) -> Phase:
         """Return how the run stands; a run whose launcher is gone without a word is `failed`."""
         state = self.read_state()
@@ -241,31 +274,6 @@ class RunFolder:
                 found.append(event_adapter.validate_json(line))
         return found, offset + len(whole)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the job for this process; another run of the same job is told so.
-
-        Raises
-        ------
-        PlatformError
-            If the job is running already.
-        """
-        folder = self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PlatformError(
-                    f"job {folder.name} is running already ({_holder(lock)}); stop it with `solar-corona stop`, "
-                    f"or give this one another metadata.name"
-                ) from None
-            lock.seek(0)
-            lock.truncate()
-            lock.write(f"process {os.getpid()}")
-            lock.flush()
-            yield
-
     def stop(self) -> bool:
         """Ask the run's launcher to end; False if none runs."""
         state = self.read_state()
@@ -273,6 +281,45 @@ class RunFolder:
             return False
         os.kill(state.pid, signal.SIGINT)
         return True
+
+
+@contextlib.contextmanager
+def hold_job(folder: Path) -> Iterator[None]:
+    """Hold the job whose runs are in `folder` for this process; another run of the same job is told so.
+
+    Raises
+    ------
+    PlatformError
+        If the job is running already, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlatformError(
+                f"job {folder.name} is running already ({_holder(lock)}); stop it with `solar-corona stop`, "
+                f"or give this one another metadata.name"
+            ) from None
+        try:
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"process {os.getpid()}")
+            lock.flush()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> PlatformError:
+    return PlatformError(
+        f"the run folder {folder} cannot be written: {error.strerror}; "
+        f"name another place for run folders in {RUNS_VARIABLE}"
+    )
 
 
 def _holder(lock: IO[str]) -> str:
@@ -296,7 +343,7 @@ def new_run(job_file: Path, job: str, root: Path | None) -> RunFolder:
         except FileExistsError:
             continue
         except OSError as error:
-            raise PlatformError(f"the run folder {path} cannot be made: {error.strerror}") from error
+            raise _unwritable(path, error) from error
         for name in ("contexts", "logs"):
             (path / name).mkdir()
         return RunFolder(path)
@@ -320,7 +367,13 @@ def find_run(what: str, root: Path | None) -> RunFolder:
         base = runs_of(path, read_job(path).metadata.name, root)
     else:
         base = (root or Path(".solar-corona")) / what
-    found = sorted((p for p in base.glob("*") if (p / "job.yaml").is_file()), key=lambda p: p.name)
-    if not found:
+    latest = latest_run(base)
+    if latest is None:
         raise SpecError(f"there is no run of {what!r} (looked in {base}); start one with `solar-corona run`")
-    return RunFolder(found[-1])
+    return latest
+
+
+def latest_run(base: Path) -> RunFolder | None:
+    """Return the last of a job's runs, or None if there is none."""
+    found = sorted((p for p in base.glob("*") if (p / "job.yaml").is_file()), key=lambda p: p.name)
+    return RunFolder(found[-1]) if found else None

@@ -165,6 +165,7 @@ class Output(Part):
 
     model: str | None = Field(
         default=None,
+        min_length=1,
         description="Where the final model goes, relative to the job file: `.keras`, a folder for a SavedModel, "
         "`.npz` for a torch module, or what an own `save` writes.",
     )

@@ -162,6 +162,7 @@ class Node:
             }
 
     def _export_model(self, content: RecordDict) -> tuple[RecordDict, Answer]:
+        from ..lib.model_cards import versions_here
         from ..lib.models import model_bytes
 
         models = [exchange.to_weights(arrays) for arrays in arrays_in(content).values()]
@@ -179,7 +180,7 @@ class Node:
                 log.warning("the groups' models cannot be saved in one file: %s", error)
                 return RecordDict(), self.about
             record = RecordDict({"model": ConfigRecord({"data": model_bytes(path)})})
-            return record, self.about.model_copy(update={"suffix": path.suffix})
+            return record, self.about.model_copy(update={"suffix": path.suffix, "versions": versions_here()})
 
     def _finish(self, instruction: Instruction, content: RecordDict) -> tuple[RecordDict, Answer]:
         alone: dict[str, float] = {}

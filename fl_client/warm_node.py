@@ -32,6 +32,8 @@ _FIRST_POLL = 0.05
 _LONGEST_POLL = 2.0
 _GROWTH = 1.25
 _MALFORMED = 400
+# A server that is just starting is no news; one that stays away is, and is not to fill the log.
+_TELL_AFTER, _TELL_EVERY = 5.0, 60.0
 
 
 class _Poller:
@@ -110,6 +112,8 @@ def _coding(link: NodeLink) -> EdgeCoding:
 
 
 def _connect(link: NodeLink, reconnect_for: float) -> None:
+    begun = time.monotonic()
+    tell_at = begun + _TELL_AFTER
     for attempt in stamina.retry_context(
         on=TemporaryError,
         attempts=None,
@@ -119,7 +123,21 @@ def _connect(link: NodeLink, reconnect_for: float) -> None:
         wait_jitter=0.5,
     ):
         with attempt:
-            link.connect()
+            try:
+                link.connect()
+            except TemporaryError as error:
+                now = time.monotonic()
+                if now >= tell_at:
+                    tell_at = now + _TELL_EVERY
+                    log.warning(
+                        "no connection for %.0f s: %s; it is tried for %.0f s; is the server up, and does it want "
+                        "TLS (--ca, --key)?",
+                        now - begun,
+                        error,
+                        reconnect_for,
+                    )
+                raise
+    log.info("connected; waiting for the server")
 
 
 def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, coding: EdgeCoding) -> None:
@@ -154,7 +172,12 @@ def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, codin
         coding.forget()
     else:
         coding.save()
-    poller.after_reply(instruction, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if instruction.verb is Verb.TRAIN:
+        log.info("round %d: trained on %d samples, %.1f s", instruction.round, node.about.samples, seconds)
+    elif node.finished:
+        log.info("the job is done after round %d", instruction.round)
+    poller.after_reply(instruction, seconds)
 
 
 def _confirm(link: NodeLink, message: Message, node: Node) -> None:

@@ -219,8 +219,9 @@ class ServerJob:
                 f"{self._folder.checkpoint}, and `solar-corona run --resume` tries again"
             )
         self._exported = exported
-        for group, data in exported.groups.items():
-            path = Path(output)
-            place = path.with_name(f"{path.stem}-{group}{path.suffix}")
-            write_model_bytes(data, str(place), round=self._progress.round, metrics=self._metrics)
-        write_model_bytes(exported.data, output, round=self._progress.round, metrics=self._metrics)
+        path = Path(output)
+        models = {path.with_name(f"{path.stem}-{group}{path.suffix}"): data for group, data in exported.groups.items()}
+        for place, data in {**models, path: exported.data}.items():
+            write_model_bytes(
+                data, place, round=self._progress.round, metrics=self._metrics, versions=exported.versions
+            )

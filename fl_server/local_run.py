@@ -4,58 +4,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from ..core.errors import DatasetError, SolarCoronaError
+from ..core import preparation
+from ..core.errors import SolarCoronaError
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher
 from ..core.plan import plan
-from ..core.preparation import LOCALHOST, check_place, check_script, local_placement, open_run, own_names
+from ..core.preparation import LOCALHOST, local_placement, own_names
 from ..core.run_folder import RunFolder
 from ..core.security import make_credentials, make_runtime_secret
-from ..core.spec import DatasetSource, Edge
 from ..core.workers import Plan
+from .job_checks import check_job
 from .progress import RunView
 
-__all__ = ["LocalRun", "check_inputs", "prepare"]
+__all__ = ["LocalRun", "prepared"]
 
 
-def check_inputs(file: JobFile) -> None:
-    """Check what a run on this machine needs: the script and the local data.
-
-    Raises
-    ------
-    SpecError
-        If the script is missing or is no Python.
-    DatasetError
-        If a dataset is missing.
-    """
-    spec = file.job.spec
-    if spec.command is None:
-        check_script(file, "spec.script", spec.script)
-    for edge in spec.edges:
-        for field, source in (("trainData", edge.train_data), ("evalData", edge.eval_data)):
-            _check_dataset(file, edge, field, source)
-
-
-def _check_dataset(file: JobFile, edge: Edge, field: str, source: str | DatasetSource | None) -> None:
-    if source is None:
-        return
-    path = source if isinstance(source, str) else source.path
-    if isinstance(source, str) and source.startswith("dataset:"):
-        dataset = file.datasets.get(source.partition(":")[2])
-        if dataset is None:
-            return  # plan() says which Dataset documents there are
-        path = dataset.spec.path
-    check_place(file, f"edge {edge.name}: {field}", path, DatasetError)
-
-
-def prepare(job_file: Path, overrides: Sequence[str], *, resume: bool, root: Path | None) -> tuple[JobFile, RunFolder]:
-    """Read and check a job, and return it with its run folder: a new one, or the last one to be resumed."""
-    file = read_job_file(job_file, overrides)
-    check_inputs(file)
-    return file, open_run(file, resume=resume, root=root)
+def prepared(
+    job_file: Path, overrides: Sequence[str], *, resume: bool, root: Path | None, edges_here: bool = True
+) -> AbstractContextManager[tuple[JobFile, RunFolder]]:
+    """Read, check and hold a federated job; see `core.preparation.prepared`, and `check_job` for `edges_here`."""
+    check = partial(check_job, edges_here=edges_here)
+    return preparation.prepared(job_file, overrides, read=read_job_file, check=check, resume=resume, root=root)
 
 
 @dataclass(frozen=True)

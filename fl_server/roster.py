@@ -11,6 +11,7 @@ from flwr.app import RecordDict
 
 from ..core.events import EdgeJoined, EdgeLeftOut, Event, Warned
 from ..lib.exchange import Answer, ArraySpec, Instruction, Verb
+from ..lib.flower_objects import NODE_GONE
 from .mail import Mail, Outgoing, Reply, Sent
 
 __all__ = ["Member", "Roster", "describe_difference"]
@@ -124,6 +125,8 @@ class Roster:
         Returns events, and what the edge still owed under an earlier node.
         """
         node_id, answer = reply.sent.node_id, reply.answer
+        if answer is None and reply.message.has_error() and reply.message.error.code == NODE_GONE:
+            return [], []  # a node of a process that is no more; its edge is missed under its name
         if answer is None:
             return [Warned(message=f"a node answered the greeting with an error and is left out: {reply.error}")], []
         edge = answer.edge

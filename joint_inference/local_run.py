@@ -5,23 +5,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core import preparation
 from ..core.errors import ModelError, SpecError
 from ..core.inference_plan import TOKEN_FILE
 from ..core.inference_spec import JointInferenceService
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher
 from ..core.plan import plan
-from ..core.preparation import LOCALHOST, check_place, check_script, local_placement, open_run, own_names
+from ..core.preparation import LOCALHOST, check_exists, check_script, local_placement, own_names
 from ..core.run_folder import RunFolder
 from ..core.security import make_credentials, make_token
 from ..core.spec_parts import ModelSource
 from ..core.workers import Plan
 from .view import InferenceView
 
-__all__ = ["InferenceRun", "check_inputs", "prepare"]
+__all__ = ["InferenceRun", "check_inputs", "prepared"]
 
 _READ_EVERY = 0.5
 
@@ -45,7 +47,7 @@ def check_inputs(file: JobFile[JointInferenceService]) -> None:
     if spec.endpoint is not None:
         for field, path in (("tokenFile", spec.endpoint.token_file), ("ca", spec.endpoint.ca)):
             if path is not None:
-                check_place(file, f"spec.endpoint.{field}", path, SpecError)
+                check_exists(file, f"spec.endpoint.{field}", path, SpecError)
         if spec.endpoint.token_secret is not None:
             raise SpecError(
                 f"{file.path}: spec.endpoint.tokenSecret names a Secret of a cluster; on this machine set tokenFile"
@@ -59,16 +61,18 @@ def _check_model(file: JobFile[JointInferenceService], where: str, source: str |
         if model is None:
             return  # plan() says which Model documents there are
         path = model.spec.path
-    check_place(file, where, path, ModelError)
+    check_exists(file, where, path, ModelError)
 
 
-def prepare(
+def prepared(
     job_file: Path, overrides: Sequence[str], *, root: Path | None
-) -> tuple[JobFile[JointInferenceService], RunFolder]:
-    """Read and check a service, and return it with a new run folder."""
-    file = read_job_file(job_file, overrides, JointInferenceService)
-    check_inputs(file)
-    return file, open_run(file, resume=False, root=root)
+) -> AbstractContextManager[tuple[JobFile[JointInferenceService], RunFolder]]:
+    """Read, check and hold a service; see `core.preparation.prepared`."""
+
+    def read(path: Path, changes: Sequence[str]) -> JobFile[JointInferenceService]:
+        return read_job_file(path, changes, JointInferenceService)
+
+    return preparation.prepared(job_file, overrides, read=read, check=check_inputs, resume=False, root=root)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,9 @@ class Answer(_Said):
     failed: str | None = Field(default=None, max_length=20_000, description="Traceback, if the script raised.")
     error: str | None = Field(default=None, max_length=2_000, description="The error's last line.")
     suffix: str = Field(default="", max_length=20, description="With export: the model file's ending.")
+    versions: dict[str, Annotated[str, Field(max_length=100)]] = Field(
+        default_factory=dict, max_length=20, description="With export: versions of the engines that saved the model."
+    )
     alone: dict[str, float] = Field(default_factory=dict, description="With finish: metrics of training alone.")
     one_model: dict[str, float] = Field(
         default_factory=dict, description="With finish: metrics of one model for all edges, where there are several."

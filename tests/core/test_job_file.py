@@ -242,10 +242,13 @@ def test_no_edges_and_a_bad_environment_variable_are_told(refusal):
     assert "'A=B' names no environment variable" in refusal(JOB + "  env: {A=B: x}\n")
 
 
-def test_of_many_wrong_fields_the_first_three_are_told(refusal):
-    told = refusal(JOB + "".join(f"  wrong{i}: 1\n" for i in range(5))).splitlines()
-    assert len(told) == 4
-    assert told[-1] == "… and 2 more"
+def test_wrong_fields_are_told_in_the_files_order_the_first_ten(refusal):
+    text = JOB.replace("kind:", "wrong: 1\nkind:") + "".join(f"  wrong{i}: 1\n" for i in range(12))
+    told = refusal(text).splitlines()
+    assert told[-1] == "… and 3 more"
+    lines = [int(line.split(":")[1]) for line in told[:-1]]
+    assert len(lines) == 10
+    assert lines == sorted(lines)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from solar_corona.lib.exchange import Answer, Instruction, Verb
 from solar_corona.lib.flower_objects import identify_as_server
 from solar_corona.strategies import FedAvg
 
+EXPORTED: dict[str, Any] = {"suffix": ".keras", "versions": {"keras": "3"}}
 LATE = 0.6  # seconds; beyond the round's deadline of most tests
 
 
@@ -38,6 +39,7 @@ class ScriptedEdge:
     initial: str = "good"
     final: str = "good"
     says: str | None = None
+    hello: int | None = None  # an error's code in place of an answer to the greeting
     seen: list[tuple[Verb, int]] = field(default_factory=list)
     model: float = 0.0
 
@@ -59,6 +61,8 @@ class ScriptedEdge:
         if content.array_records:
             self.model = float(next(iter(content.array_records.values()))["w"].numpy()[0])
         match instruction.verb:
+            case Verb.HELLO if self.hello is not None:
+                return "stay", Error(code=self.hello, reason="no answer")
             case Verb.HELLO:
                 return "stay", self.said({}, arrays=exchange.array_specs(self.arrays(0.0)))
             case Verb.INITIAL:
@@ -68,7 +72,7 @@ class ScriptedEdge:
             case Verb.EVALUATE:
                 return "stay", self.said({"metrics": self.metrics()})
             case Verb.EXPORT:
-                return "stay", self.said({"model": ConfigRecord({"data": f"{self.model}".encode()})}, suffix=".keras")
+                return "stay", self.said({"model": ConfigRecord({"data": f"{self.model}".encode()})}, **EXPORTED)
             case Verb.FINISH:
                 if self.final == "silent":
                     return "stay", None

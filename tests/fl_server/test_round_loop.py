@@ -46,7 +46,7 @@ def test_all_rounds_run_and_every_edge_gets_the_final_model(run_job, edge):
     ran = ok(run_job(edge("a"), edge("b"), rounds=3, min_edges=2))
     assert ran.rounds == [1, 2, 3]
     assert ran.model == 3.0
-    assert (ran.exported.data, ran.exported.suffix) == (b"3.0", ".keras")
+    assert (ran.exported.data, ran.exported.suffix, ran.exported.versions) == (b"3.0", ".keras", {"keras": "3"})
     assert sorted(e.edge for e in ran.of(EdgeFinished)) == ["a", "b"]
     assert {e.model for e in ran.grid.nodes.values()} == {3.0}
     assert [(e.round, e.asked, e.replied) for e in ran.of(RoundFinished)] == [(1, 2, 2), (2, 2, 2), (3, 2, 2)]

@@ -68,6 +68,25 @@ def test_a_script_that_raises_shows_its_traceback_once_and_no_frame_of_ours(work
     assert failure.traceback == ran.stderr
 
 
+def test_frames_of_ours_between_two_of_the_scripts_are_left_out_and_those_that_raise_are_kept(work):
+    code = """
+    import numpy, solar_corona
+
+    def parse(x, y):
+        return x["column"], y
+
+    numpy.savez(__file__ + ".npz", x=[1], y=[1])
+    solar_corona.load_dataset(__file__ + ".npz", parse)
+    """
+    ran, _ = work(code)
+    assert ran.stderr.index("line 8, in <module>") < ran.stderr.index("line 5, in parse")
+    assert "datasets.py" not in ran.stderr
+    ran, failure = work("import solar_corona\nsolar_corona.load_dataset(5)")
+    assert failure is not None
+    assert failure.error.startswith("TypeError")
+    assert failure.traceback.index("train.py") < failure.traceback.index("datasets.py")
+
+
 def test_what_caused_an_error_is_shown_before_it(work):
     code = """
     try:

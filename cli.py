@@ -324,6 +324,51 @@ def edge(
     raise typer.Exit(run_edge(job, overrides or [], name=name, address=superlink, ca=ca, key=key, root=_root()))
 
 
+@app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="A model, NAME=MODEL, a folder of versions, or a folder of those."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Samples in a batch, and in a request.")] = 32,
+    batch_wait: Annotated[float, typer.Option(min=0, help="Seconds that a batch which is not full waits.")] = 0.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Samples of a model that wait; more are refused.")] = 128,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 32 << 20,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds in which a request is answered.")] = 30.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute one batch.")] = 1,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of bearer tokens, one a line; only they are let in.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="The service's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="CA of client certificates, PEM; only clients that show one are let in.")
+    ] = None,
+    model_control: Annotated[bool, typer.Option("--model-control", help="Let clients load and unload models.")] = False,
+) -> None:
+    """Serve models over the Open Inference Protocol, until SIGTERM or Ctrl-C."""
+    from .joint_inference.service.command import run_service
+
+    run_service(
+        models,
+        host=host,
+        port=port,
+        token_file=token_file,
+        tls_files=(tls_cert, tls_key, client_ca),
+        announce=lambda text: console.print(text, soft_wrap=True),
+        max_batch=max_batch,
+        batch_wait=batch_wait,
+        max_queue=max_queue,
+        max_body=max_body,
+        max_memory=max(256 << 20, 2 * max_body),
+        timeout=timeout,
+        threads=threads,
+        model_control=model_control,
+    )
+
+
 def main() -> None:
     """Run the command; every error that is expected is one message and a documented exit code."""
     settings = Settings.from_environment()

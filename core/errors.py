@@ -16,6 +16,7 @@ __all__ = [
     "JobFailedError",
     "ModelError",
     "PlatformError",
+    "RefusedRequestError",
     "SolarCoronaError",
     "SpecError",
     "StrategyError",
@@ -135,3 +136,22 @@ class InterruptedJobError(SolarCoronaError, RuntimeError):
     """The job was asked to stop before it was done."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class RefusedRequestError(SolarCoronaError, ValueError):
+    """A request to a service that is answered with an HTTP status other than 200.
+
+    Parameters
+    ----------
+    status
+        The HTTP status.
+    message
+        What was wrong and what was expected; the client reads it.
+    retry_after
+        Seconds after which it may be asked again; None where that is useless.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after

@@ -63,6 +63,13 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a job on this machine, and show how it goes."""
+    from .core.job_file import read_any_job_file
+
+    if read_any_job_file(job, overrides or []).job.kind == "JointInferenceService":
+        if resume or in_process:
+            raise SpecError("a JointInferenceService has no rounds; leave out --resume and --in-process")
+        _run_inference(job, overrides or [], as_json=as_json)
+        return
     from .fl_server.local_run import LocalRun, prepared
 
     with prepared(job, overrides or [], resume=resume, root=_root()) as (file, folder):
@@ -73,6 +80,20 @@ def run(
         else:
             view = _shown(folder, LocalRun.of(file, folder).run, as_json=as_json)
     _conclude(job, folder, view, as_json=as_json)
+
+
+def _run_inference(job: Path, overrides: list[str], *, as_json: bool) -> None:
+    from .joint_inference.local_run import InferenceRun, prepared
+    from .joint_inference.view import display
+
+    with prepared(job, overrides, root=_root()) as (file, folder):
+        edges = [edge.name for edge in file.job.spec.edges]
+        with display(console, edges=edges, as_json=as_json) as show:
+            view = InferenceRun.of(file, folder).run(show)
+    if as_json:
+        print_json({"result": "succeeded", "run": str(folder.path)})
+    elif not console.is_terminal:
+        console.print(view.table())
 
 
 def _shown(folder: RunFolder, work: Any, *, as_json: bool, command: str = "run") -> RunView:
@@ -338,6 +359,9 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 32 << 20,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds in which a request is answered.")] = 30.0,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute one batch.")] = 1,
+    sha256: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SHA256", help="Fingerprint that a model must have.")
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File of bearer tokens, one a line; only they are let in.")
     ] = None,
@@ -355,6 +379,7 @@ def serve(
         models,
         host=host,
         port=port,
+        fingerprints=sha256 or [],
         token_file=token_file,
         tls_files=(tls_cert, tls_key, client_ca),
         announce=lambda text: console.print(text, soft_wrap=True),

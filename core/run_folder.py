@@ -362,9 +362,9 @@ def find_run(what: str, root: Path | None) -> RunFolder:
     if (path / "job.yaml").is_file():
         return RunFolder(path.resolve())
     if path.is_file() or path.suffix in (".yaml", ".yml"):
-        from .job_file import read_job
+        from .job_file import read_any_job_file
 
-        base = runs_of(path, read_job(path).metadata.name, root)
+        base = runs_of(path, read_any_job_file(path).job.metadata.name, root)
     else:
         base = (root or Path(".solar-corona")) / what
     latest = latest_run(base)

@@ -10,10 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .calibrated import Calibrated as Calibrated
+    from .checks import check_offload_algorithm as check_offload_algorithm
     from .edge_model import EdgeModel as EdgeModel
     from .entropy import Entropy as Entropy
     from .ibt import IBT as IBT
     from .inference import Inference as Inference
+    from .learned import Learned as Learned
     from .loading import get_big_model_endpoint as get_big_model_endpoint
     from .margin import Margin as Margin
     from .offload import Decision as Decision
@@ -23,30 +26,36 @@ if TYPE_CHECKING:
     from .uploads import UploadForm as UploadForm
 
 _PLACES = {
+    "Calibrated": "calibrated",
     "Decision": "offload",
     "EdgeModel": "edge_model",
     "Entropy": "entropy",
     "IBT": "ibt",
     "Inference": "inference",
+    "Learned": "learned",
     "Margin": "margin",
     "OffloadAlgorithm": "offload",
     "Scores": "offload",
     "Threshold": "threshold",
     "UploadForm": "uploads",
+    "check_offload_algorithm": "checks",
     "get_big_model_endpoint": "loading",
 }
 
 __all__ = [
     "IBT",
+    "Calibrated",
     "Decision",
     "EdgeModel",
     "Entropy",
     "Inference",
+    "Learned",
     "Margin",
     "OffloadAlgorithm",
     "Scores",
     "Threshold",
     "UploadForm",
+    "check_offload_algorithm",
     "get_big_model_endpoint",
 ]
 

@@ -167,7 +167,7 @@ def _edge_model(
         from .link import LinkBudget
         from .registry import choose
 
-        chosen = choose(algorithm, document.offload if document is not None else None)
+        chosen = choose(algorithm, document.offload if document is not None else None, model=path)
         seconds = deadline or (document.deadline if document is not None else None) or _DEADLINE
         link = LinkBudget(link_megabits) if link_megabits is not None else None
         deep = DeepModel(open_endpoint(endpoint), deadline=seconds, form=upload, link=link)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from hypothesis import strategies as st
 
 from solar_corona.core.errors import ModelError
 from solar_corona.core.inference_spec import Offload
-from solar_corona.joint_inference import IBT, Entropy, Margin, OffloadAlgorithm, Scores, Threshold
+from solar_corona.joint_inference import IBT, Decision, Entropy, Margin, OffloadAlgorithm, Scores, Threshold
+from solar_corona.joint_inference.checks import check_offload_algorithm
 from solar_corona.joint_inference.registry import ALGORITHMS, choose, create
 from solar_corona.joint_inference.scores import box_scores, class_scores, scores_of
+
+UNCALIBRATED = sorted(set(ALGORITHMS) - {"calibrated"})
 
 
 def classes(*values):
@@ -33,7 +37,7 @@ def test_each_confidence_is_the_one_it_is_named_after():
     assert Entropy().confidence(p) == pytest.approx(1 - entropy)
 
 
-@given(st.lists(st.floats(0, 1), max_size=20), st.booleans(), st.sampled_from(sorted(ALGORITHMS)))
+@given(st.lists(st.floats(0, 1), max_size=20), st.booleans(), st.sampled_from(UNCALIBRATED))
 def test_every_algorithm_decides_on_whatever_a_model_gives(values, as_boxes, name):
     decision = create(name, {}).decide(Scores(np.array(values, float), boxes=as_boxes))
     assert isinstance(decision.upload, bool)
@@ -46,7 +50,7 @@ def test_a_threshold_uploads_what_is_below_it():
     assert not Threshold(0.7).decide(classes(0.7, 0.3)).upload
 
 
-@pytest.mark.parametrize("name", sorted(ALGORITHMS))
+@pytest.mark.parametrize("name", UNCALIBRATED)
 def test_any_score_can_be_held_to_a_ratio(name):
     rng = np.random.default_rng(0)
     algorithm = create(name, {"upload_ratio": 0.2})
@@ -135,3 +139,58 @@ def test_a_model_whose_confidence_nobody_can_tell_is_told():
         scores_of([np.zeros(3), np.zeros(3)], {"a": 1}, None)
     with pytest.raises(ModelError, match="box 1 has no score"):
         box_scores([[0, 0, 1, 1, 0.5], [0, 0]])
+
+
+@pytest.mark.parametrize("name", UNCALIBRATED)
+def test_every_algorithm_keeps_the_contract(name):
+    check_offload_algorithm(lambda: create(name, {}))
+    check_offload_algorithm(lambda: create(name, {"upload_ratio": 0.05, "hold": "strict"}))
+
+
+class Own:
+    """Keeps the contract."""
+
+    told: ClassVar[dict] = {"name": "own"}
+    decision = Decision(False, 0.5, "never")
+
+    def decide(self, scores):
+        return self.decision
+
+    def describe(self):
+        return self.told
+
+
+class Changes(Own):
+    def decide(self, scores):
+        scores.values[:] = 0
+        return self.decision
+
+
+class Chance(Own):
+    def decide(self, scores):
+        return Decision(bool(np.random.default_rng().integers(2)), 0.5, "chance")
+
+
+def own(**changes):
+    return type("Changed", (Own,), changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (object, "has not decide"),
+        (own(told={}), "no dict with a 'name'"),
+        (own(told={"name": "x", "at": object()}), "which is no JSON"),
+        (own(decision=True), "returned a bool"),
+        (own(decision=Decision(1, 0.5, "x")), "upload is 1"),
+        (own(decision=Decision(True, 1.5, "x")), "confidence is 1.5"),
+        (own(decision=Decision(True, 0.5, "")), "reason is empty"),
+        (own(told={"name": "x", "upload_ratio": 0.5}), "uploads off in a window"),
+        (Changes, "changed the scores"),
+        (Chance, "decide differently"),
+    ],
+)
+def test_a_broken_promise_is_named(kind, says):
+    check_offload_algorithm(Own)
+    with pytest.raises(ModelError, match=says):
+        check_offload_algorithm(kind)

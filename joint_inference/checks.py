@@ -32,9 +32,8 @@ def check_offload_algorithm(make: Callable[[], OffloadAlgorithm]) -> None:
         If it does not: the message says which promise is broken.
     """
     algorithm = make()
-    _require(
-        isinstance(algorithm, OffloadAlgorithm), f"{type(algorithm).__name__} has not decide(scores) and describe()"
-    )
+    kind = type(algorithm).__name__
+    _require(isinstance(algorithm, OffloadAlgorithm), f"{kind} has not decide(scores) and describe()")
     _describes_itself(algorithm)
     decisions = [_decided(algorithm, scores) for scores in _streams()]
     other = make()
@@ -100,6 +99,6 @@ def _holds_its_ratio(algorithm: OffloadAlgorithm, ratio: float, hold: str) -> No
     error = float(sums.max() - sums.min())
     _require(
         error <= 2 * bound + 1e-6,
-        f"it says upload_ratio {ratio} and is {error:.0f} uploads off in a window, expected at most {2 * bound:.0f}; let "
-        f"BoundedCredit decide",
+        f"it says upload_ratio {ratio} and is {error:.0f} uploads off in a window, expected at most {2 * bound:.0f}; "
+        f"let BoundedCredit decide",
     )

@@ -394,6 +394,39 @@ def serve(
     )
 
 
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The shallow model.")],
+    data: Annotated[str, typer.Option(help="Labelled samples: a path or URL of npz, npy, csv, parquet or images.")],
+    big_model: Annotated[str, typer.Option(help="The deep model: a path, or the URL of a model that is served.")],
+    max_loss: Annotated[
+        float | None, typer.Option(help="Promise: accuracy at most so much below the deep model's, such as 0.01.")
+    ] = None,
+    target_accuracy: Annotated[float | None, typer.Option(help="Promise: at least this accuracy.")] = None,
+    max_upload: Annotated[float | None, typer.Option(help="Promise: at most this share of uploads.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the whole trade-off.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the fewest uploads that keep a promise, and store the choice beside the model."""
+    from .core.errors import DatasetError
+    from .joint_inference import calibration
+    from .joint_inference.calibrated import Calibrated
+    from .lib.datasets import load_dataset
+
+    promise = Calibrated(max_loss=max_loss, target_accuracy=target_accuracy, max_upload=max_upload)
+    x, y = load_dataset(data)
+    if y is None:
+        raise DatasetError(f"{data}: has no labels; calibration compares both models with the truth")
+    quiet_engines()
+    measured = calibration.calibrate(model, big_model, x, y, promise)
+    if plot is not None:
+        calibration.plot_tradeoff(measured, promise, plot)
+    if as_json:
+        print_json(promise.calibration.model_dump(mode="json"))
+    else:
+        calibration.print_tradeoff(measured, promise, console)
+
+
 def main() -> None:
     """Run the command; every error that is expected is one message and a documented exit code."""
     settings = Settings.from_environment()

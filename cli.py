@@ -330,7 +330,8 @@ def main() -> None:
         sys.argv.remove("--debug")
         settings = Settings(settings.context, settings.runs, debug=True)
     quiet_engines()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both are a request to stop
+    # Both are a request to stop; a shell that starts a command in the background has it ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)

@@ -279,7 +279,7 @@ class RunFolder:
         state = self.read_state()
         if state is None or state.phase not in ("starting", "running") or not is_alive(state.pid, state.process_start):
             return False
-        os.kill(state.pid, signal.SIGINT)
+        os.kill(state.pid, signal.SIGTERM)  # not SIGINT, which a job in the background may ignore
         return True
 
 

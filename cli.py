@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
 import sys
@@ -65,7 +64,8 @@ def run(
     """Run a job on this machine, and show how it goes."""
     from .fl_server.local_run import LocalRun, prepared
 
-    with prepared(job, overrides or [], resume=resume, root=_root()) as (file, folder):
+    command = ["run", *(["--in-process"] if in_process else [])]
+    with prepared(job, overrides or [], command=command, resume=resume, root=_root()) as (file, folder):
         if in_process:
             from .fl_server.in_process import run_in_process as work
 
@@ -75,8 +75,9 @@ def run(
     _conclude(job, folder, view, as_json=as_json)
 
 
-def _shown(folder: RunFolder, work: Any, *, as_json: bool, command: str = "run") -> RunView:
+def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
     """Run `work` with live progress: a table on a terminal, JSON lines or plain lines elsewhere."""
+    from .core.run_folder import RunOrigin
     from .fl_server.display import display
 
     try:
@@ -84,9 +85,8 @@ def _shown(folder: RunFolder, work: Any, *, as_json: bool, command: str = "run")
             return work(show)  # type: ignore[no-any-return]
     except KeyboardInterrupt:
         if not as_json:
-            origin = folder.read_origin()
-            file = shlex.quote(origin.job_file if origin is not None else "JOB.yaml")
-            errors.print(f"stopped; go on with: {_command()} {command} {file} --resume", soft_wrap=True)
+            origin = folder.read_origin() or RunOrigin(job_file="JOB.yaml")
+            errors.print(f"stopped; go on with: {origin.resume(_command())}", markup=False, soft_wrap=True)
         raise
     except SolarCoronaError:
         _report(folder)
@@ -288,7 +288,8 @@ def server(
     """Run the server's half of a job; edges come from other machines with `solar-corona edge`."""
     from .fl_server.local_run import LocalRun, prepared
 
-    opened = prepared(job, overrides or [], resume=resume, root=_root(), edges_here=False)
+    command = ["server", "--host", host, "--port", str(port)]
+    opened = prepared(job, overrides or [], command=command, resume=resume, root=_root(), edges_here=False)
     with opened as (file, folder):
         half = LocalRun.of(file, folder, listen=host, port=port).only("superlink", "server")
         if not as_json:
@@ -302,7 +303,7 @@ def server(
                     f"keys for the edges: {folder.secret('')} (ca.pem and edge-NAME.key, for --ca and --key)",
                     soft_wrap=True,
                 )
-        view = _shown(folder, half.run, as_json=as_json, command="server")
+        view = _shown(folder, half.run, as_json=as_json)
     _conclude(job, folder, view, as_json=as_json)
 
 

@@ -66,12 +66,27 @@ def local_plan(
 
 @contextmanager
 def prepared(
-    job_file: Path, overrides: Sequence[str], *, resume: bool, root: Path | None, edges_here: bool = True
+    job_file: Path,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    root: Path | None,
+    command: Sequence[str] = ("run",),
+    edges_here: bool = True,
 ) -> Iterator[tuple[JobFile, RunFolder]]:
     """Read and check a job, hold it for this process, and give it with its run folder.
 
     A new run gets a folder of its own, which is gone again if nothing was started in it. A run that is resumed keeps
-    its folder, and what `--set` changed when it was begun; `overrides` come on top. See `check_job` for `edges_here`.
+    its folder, and what `--set` changed when it was begun; `overrides` come on top.
+
+    Parameters
+    ----------
+    job_file, overrides, resume, root
+        What the command line said.
+    command
+        The command's name and its own options, for whoever takes the run up again.
+    edges_here
+        See `check_job`.
 
     Raises
     ------
@@ -87,12 +102,12 @@ def prepared(
         check_job(file, edges_here=edges_here)
     with hold_job(runs):
         if resume:
-            yield _taken_up(job_file, overrides, runs, edges_here=edges_here)
+            yield _taken_up(job_file, overrides, runs, command=command, edges_here=edges_here)
             return
         folder = new_run(job_file, job, root)
         folder.begin(job)
         try:
-            _lay_out(file, folder, RunOrigin(job_file=str(job_file.resolve()), overrides=tuple(overrides)))
+            _lay_out(file, folder, overrides, command)
             yield file, folder
         except BaseException:
             if folder.phase() == "starting":
@@ -100,7 +115,9 @@ def prepared(
             raise
 
 
-def _taken_up(job_file: Path, overrides: Sequence[str], runs: Path, *, edges_here: bool) -> tuple[JobFile, RunFolder]:
+def _taken_up(
+    job_file: Path, overrides: Sequence[str], runs: Path, *, command: Sequence[str], edges_here: bool
+) -> tuple[JobFile, RunFolder]:
     folder = latest_run(runs)
     assert folder is not None
     if folder.phase() == "succeeded":
@@ -112,7 +129,7 @@ def _taken_up(job_file: Path, overrides: Sequence[str], runs: Path, *, edges_her
     file = read_job_file(job_file, changes)
     check_job(file, edges_here=edges_here)
     folder.clear_failures()
-    _lay_out(file, folder, RunOrigin(job_file=str(job_file.resolve()), overrides=changes))
+    _lay_out(file, folder, changes, command)
     return file, folder
 
 
@@ -120,8 +137,10 @@ def _field_of(override: str) -> str:
     return override.partition("=")[0].strip()
 
 
-def _lay_out(file: JobFile, folder: RunFolder, origin: RunOrigin) -> None:
-    folder.write_origin(origin)
+def _lay_out(file: JobFile, folder: RunFolder, overrides: Sequence[str], command: Sequence[str]) -> None:
+    folder.write_origin(
+        RunOrigin(job_file=str(file.path.resolve()), overrides=tuple(overrides), command=tuple(command))
+    )
     document = file.job.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     with atomic_write(folder.job_file) as temporary:
         temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
 import signal
 import sys
@@ -72,7 +71,8 @@ def run(
         return
     from .fl_server.local_run import LocalRun, prepared
 
-    with prepared(job, overrides or [], resume=resume, root=_root()) as (file, folder):
+    command = ["run", *(["--in-process"] if in_process else [])]
+    with prepared(job, overrides or [], command=command, resume=resume, root=_root()) as (file, folder):
         if in_process:
             from .fl_server.in_process import run_in_process as work
 
@@ -96,8 +96,9 @@ def _run_inference(job: Path, overrides: list[str], *, as_json: bool) -> None:
         console.print(view.table())
 
 
-def _shown(folder: RunFolder, work: Any, *, as_json: bool, command: str = "run") -> RunView:
+def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
     """Run `work` with live progress: a table on a terminal, JSON lines or plain lines elsewhere."""
+    from .core.run_folder import RunOrigin
     from .fl_server.display import display
 
     try:
@@ -105,9 +106,8 @@ def _shown(folder: RunFolder, work: Any, *, as_json: bool, command: str = "run")
             return work(show)  # type: ignore[no-any-return]
     except KeyboardInterrupt:
         if not as_json:
-            origin = folder.read_origin()
-            file = shlex.quote(origin.job_file if origin is not None else "JOB.yaml")
-            errors.print(f"stopped; go on with: {_command()} {command} {file} --resume", soft_wrap=True)
+            origin = folder.read_origin() or RunOrigin(job_file="JOB.yaml")
+            errors.print(f"stopped; go on with: {origin.resume(_command())}", markup=False, soft_wrap=True)
         raise
     except SolarCoronaError:
         _report(folder)
@@ -310,7 +310,8 @@ def server(
     """Run the server's half of a job; edges come from other machines with `solar-corona edge`."""
     from .fl_server.local_run import LocalRun, prepared
 
-    opened = prepared(job, overrides or [], resume=resume, root=_root(), edges_here=False)
+    command = ["server", "--host", host, "--port", str(port)]
+    opened = prepared(job, overrides or [], command=command, resume=resume, root=_root(), edges_here=False)
     with opened as (file, folder):
         half = LocalRun.of(file, folder, listen=host, port=port).only("superlink", "server")
         if not as_json:
@@ -324,7 +325,7 @@ def server(
                     f"keys for the edges: {folder.secret('')} (ca.pem and edge-NAME.key, for --ca and --key)",
                     soft_wrap=True,
                 )
-        view = _shown(folder, half.run, as_json=as_json, command="server")
+        view = _shown(folder, half.run, as_json=as_json)
     _conclude(job, folder, view, as_json=as_json)
 
 
@@ -434,7 +435,8 @@ def main() -> None:
         sys.argv.remove("--debug")
         settings = Settings(settings.context, settings.runs, debug=True)
     quiet_engines()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both are a request to stop
+    # Both are a request to stop; a shell that starts a command in the background has it ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)

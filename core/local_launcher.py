@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -251,6 +253,10 @@ class LocalLauncher:
 
     def _end_all(self) -> None:
         """End every process: ask, wait, then kill; edges first, so that the SuperLink hears of it."""
+        with _undisturbed():
+            self._end()
+
+    def _end(self) -> None:
         alive = [p.popen for p in reversed(self._processes.values()) if p.popen.poll() is None]
         for popen in alive:
             _signal_group(popen, signal.SIGTERM)
@@ -286,6 +292,20 @@ class LocalLauncher:
                 },
             )
         )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off a further Ctrl-C: whoever presses it again wants the processes gone, not left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _with_path(environment: Mapping[str, str]) -> dict[str, str]:

@@ -81,6 +81,7 @@ def prepared(
     check: Callable[[JobFile[_J]], None],
     resume: bool,
     root: Path | None,
+    command: Sequence[str] = ("run",),
 ) -> Iterator[tuple[JobFile[_J], RunFolder]]:
     """Read and check a job, hold it for this process, and give it with its run folder.
 
@@ -89,8 +90,12 @@ def prepared(
 
     Parameters
     ----------
+    job_file, overrides, resume, root
+        What the command line said.
     read, check
         Read the file's job, and check what it needs beside the file.
+    command
+        The command's name and its own options, for whoever takes the run up again.
 
     Raises
     ------
@@ -110,13 +115,13 @@ def prepared(
             file = read(job_file, changes)
             check(file)
             folder.clear_failures()
-            _lay_out(file, folder, RunOrigin(job_file=str(job_file.resolve()), overrides=changes))
+            _lay_out(file, folder, changes, command)
             yield file, folder
             return
         folder = new_run(job_file, job, root)
         folder.begin(job)
         try:
-            _lay_out(file, folder, RunOrigin(job_file=str(job_file.resolve()), overrides=tuple(overrides)))
+            _lay_out(file, folder, overrides, command)
             yield file, folder
         except BaseException:
             if folder.phase() == "starting":
@@ -140,8 +145,10 @@ def _field_of(override: str) -> str:
     return override.partition("=")[0].strip()
 
 
-def _lay_out(file: JobFile[Any], folder: RunFolder, origin: RunOrigin) -> None:
-    folder.write_origin(origin)
+def _lay_out(file: JobFile[Any], folder: RunFolder, overrides: Sequence[str], command: Sequence[str]) -> None:
+    folder.write_origin(
+        RunOrigin(job_file=str(file.path.resolve()), overrides=tuple(overrides), command=tuple(command))
+    )
     document = file.job.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
     with atomic_write(folder.job_file) as temporary:
         temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -89,6 +90,16 @@ class RunOrigin(_Record):
 
     job_file: str
     overrides: tuple[str, ...] = ()
+    command: tuple[str, ...] = Field(default=("run",), description="The command, then its own options.")
+
+    def resume(self, program: str = "solar-corona") -> str:
+        """Return the command line that takes the run up again.
+
+        >>> RunOrigin(job_file="/srv/job.yaml", command=("server", "--port", "9092")).resume()
+        'solar-corona server /srv/job.yaml --port 9092 --resume'
+        """
+        name, *options = self.command
+        return shlex.join([program, name, self.job_file, *options, "--resume"])
 
 
 class WorkerFailure(_Record):
@@ -279,7 +290,7 @@ class RunFolder:
         state = self.read_state()
         if state is None or state.phase not in ("starting", "running") or not is_alive(state.pid, state.process_start):
             return False
-        os.kill(state.pid, signal.SIGINT)
+        os.kill(state.pid, signal.SIGTERM)  # not SIGINT, which a job in the background may ignore
         return True
 
 

@@ -25,11 +25,19 @@ __all__ = ["LocalRun", "prepared"]
 
 
 def prepared(
-    job_file: Path, overrides: Sequence[str], *, resume: bool, root: Path | None, edges_here: bool = True
+    job_file: Path,
+    overrides: Sequence[str],
+    *,
+    resume: bool,
+    root: Path | None,
+    command: Sequence[str] = ("run",),
+    edges_here: bool = True,
 ) -> AbstractContextManager[tuple[JobFile, RunFolder]]:
     """Read, check and hold a federated job; see `core.preparation.prepared`, and `check_job` for `edges_here`."""
     check = partial(check_job, edges_here=edges_here)
-    return preparation.prepared(job_file, overrides, read=read_job_file, check=check, resume=resume, root=root)
+    return preparation.prepared(
+        job_file, overrides, read=read_job_file, check=check, command=command, resume=resume, root=root
+    )
 
 
 @dataclass(frozen=True)

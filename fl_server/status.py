@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -13,7 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 
-from ..core.run_folder import Phase, RunFolder, is_alive
+from ..core.errors import ExitCode
+from ..core.run_folder import Phase, RunFolder, RunOrigin, is_alive
 from .progress import RunView
 
 __all__ = ["RunStatus", "describe", "follow_logs", "status_of"]
@@ -64,12 +64,8 @@ def status_of(folder: RunFolder) -> RunStatus:
     if error is None and view.failed is not None:
         error = view.failed.error
     if error is None and phase == "failed":
-        origin = folder.read_origin()
-        file = origin.job_file if origin is not None else "JOB.yaml"
-        error = (
-            f"the process that ran the job is gone without a word (killed?); go on with "
-            f"`solar-corona run {shlex.quote(file)} --resume`"
-        )
+        origin = folder.read_origin() or RunOrigin(job_file="JOB.yaml")
+        error = f"the process that ran the job is gone without a word (killed?); go on with `{origin.resume()}`"
     evaluated = [row for row in view.rows.values() if row.evaluation]
     return RunStatus(
         job=folder.path.parent.name,
@@ -143,6 +139,8 @@ def _how(worker: WorkerStatus) -> str:
     if worker.exit_code < 0:
         number = -worker.exit_code
         return f"ended by {signal.Signals(number).name if number in set(signal.Signals) else f'signal {number}'}"
+    if worker.exit_code == ExitCode.INTERRUPTED:
+        return "stopped"
     return f"failed with exit status {worker.exit_code}" if worker.exit_code else "done"
 
 

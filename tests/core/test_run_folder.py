@@ -161,11 +161,11 @@ def test_a_process_number_that_another_got_since_is_not_the_launcher(folder):
     assert folder.stop() is False
 
 
-def test_stop_asks_the_launcher_as_ctrl_c_would(folder):
+def test_stop_asks_the_launcher_to_end(folder):
     process = _sleeper()
     folder.write_state(_state(process.pid, process_start=process_start_of(process.pid)))
     assert folder.stop() is True
-    assert process.wait(10) == -signal.SIGINT
+    assert process.wait(10) == -signal.SIGTERM
 
 
 def test_failures_are_kept_and_forgotten(folder):

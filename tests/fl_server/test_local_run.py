@@ -76,6 +76,12 @@ def test_a_resumed_run_keeps_what_was_set_and_takes_what_is_set_anew(job):
             assert read_job(folder.job_file).spec.aggregation.rounds == rounds
 
 
+def test_how_a_run_is_taken_up_again_is_kept_with_it(job):
+    command = ["server", "--port", "9443"]
+    with prepared(job, [], command=command, resume=False, root=None, edges_here=False) as (_, folder):
+        assert folder.read_origin().resume() == f"solar-corona server {job} --port 9443 --resume"
+
+
 def test_what_succeeded_or_never_was_cannot_be_resumed(job):
     with pytest.raises(SpecError, match="there is no run of"), prepared(job, [], resume=True, root=None):
         pass

@@ -92,7 +92,8 @@ def test_a_pid_that_another_process_got_is_no_living_worker(folder):
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(0, "done"), (3, "failed with exit status 3"), (-9, "ended by SIGKILL"), (-35, "by signal 35")]
+    ("code", "words"),
+    [(0, "done"), (3, "failed with exit status 3"), (-9, "ended by SIGKILL"), (-35, "by signal 35"), (130, "stopped")],
 )
 def test_how_a_worker_ended_is_said_in_words(folder, code, words):
     _state(folder, "failed", a=ProcessState(pid=os.getpid(), started=0.0, exit_code=code, restarts=2))

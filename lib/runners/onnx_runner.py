@@ -56,6 +56,10 @@ class OnnxRunner(BatchRunner):
     def __init__(self, path: Path, *, name: str, threads: int = 1) -> None:
         try:
             session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+            inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
+            outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
+        except ModelError:
+            raise
         except Exception as error:
             # ONNX Runtime has a dozen errors of its own, none of which says what to do.
             text = " ".join(str(error).split())[:400]
@@ -63,8 +67,6 @@ class OnnxRunner(BatchRunner):
                 f"{name}: is no ONNX model that runs here, or is damaged ({text}); fetch it anew, or export it for "
                 f"an opset that onnxruntime {onnxruntime.__version__} knows"
             ) from error
-        inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
-        outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
         names = [spec.name for spec in outputs]
 
         def run(given: Tensors) -> dict[str, NDArray[Any]]:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
@@ -72,7 +74,13 @@ class OnnxRunner(BatchRunner):
         def run(given: Tensors) -> dict[str, NDArray[Any]]:
             return dict(zip(names, session.run(names, given), strict=True))
 
-        super().__init__(run, inputs=inputs, outputs=outputs, model=name)
+        def run_texts(given: Tensors) -> dict[str, NDArray[Any]]:
+            # ONNX Runtime's texts are Python's, the protocol's are bytes.
+            found = run({each: _each(value, bytes.decode) for each, value in given.items()})
+            return {each: _each(value, str.encode) for each, value in found.items()}
+
+        texts = any(spec.datatype == "BYTES" for spec in (*inputs, *outputs))
+        super().__init__(run_texts if texts else run, inputs=inputs, outputs=outputs, model=name)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -87,6 +95,14 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
+
+
+def _each(value: NDArray[Any], convert: Callable[[Any], Any]) -> NDArray[Any]:
+    if value.dtype != object:
+        return value
+    made = np.empty(value.size, object)
+    made[:] = [convert(each) for each in value.ravel().tolist()]
+    return made.reshape(value.shape)
 
 
 def _spec(argument: Any, model: str, what: str) -> TensorSpec:

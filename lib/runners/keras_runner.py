@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,11 @@ def _compiled(model: Any, call: _Call, tensors: Sequence[Any]) -> Callable[[_Arr
         return _concrete(call, tensors)
     if backend == "jax":
         return _jitted(model, call)
-    return _called(call)
+    if backend == "torch":
+        import torch
+
+        return _called(call, torch.inference_mode)
+    return _called(call, nullcontext)
 
 
 def _concrete(call: _Call, tensors: Sequence[Any]) -> Callable[[_Arrays], _Arrays]:
@@ -190,11 +195,9 @@ def _jitted(model: Any, call: _Call) -> Callable[[_Arrays], _Arrays]:
     return compute
 
 
-def _called(call: _Call) -> Callable[[_Arrays], _Arrays]:
-    from torch import inference_mode
-
+def _called(call: _Call, inference: Callable[[], AbstractContextManager[Any]]) -> Callable[[_Arrays], _Arrays]:
     def compute(arrays: _Arrays) -> _Arrays:
-        with inference_mode():
+        with inference():
             return [keras.ops.convert_to_numpy(each) for each in keras.tree.flatten(call(arrays))]
 
     return compute

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class OnnxRunner(BatchRunner):
     def __init__(self, path: Path, *, name: str, threads: int = 1) -> None:
         try:
             session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+            inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
+            outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
+        except ModelError:
+            raise
         except Exception as error:
             # ONNX Runtime has a dozen errors of its own, none of which says what to do.
             text = " ".join(str(error).split())[:400]
@@ -64,15 +69,19 @@ class OnnxRunner(BatchRunner):
                 f"{name}: is no ONNX model that runs here, or is damaged ({text}); fetch it anew, or export it for "
                 f"an opset that onnxruntime {onnxruntime.__version__} knows"
             ) from error
-        inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
-        outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
         names = [spec.name for spec in outputs]
 
         def run(given: Tensors) -> dict[str, NDArray[Any]]:
             found = session.run(names, {key: _texts(key, value) for key, value in given.items()})
             return dict(zip(names, found, strict=True))
 
-        super().__init__(run, inputs=inputs, outputs=outputs, model=name)
+        def run_texts(given: Tensors) -> dict[str, NDArray[Any]]:
+            # ONNX Runtime's texts are Python's, the protocol's are bytes.
+            found = run({each: _each(value, bytes.decode) for each, value in given.items()})
+            return {each: _each(value, str.encode) for each, value in found.items()}
+
+        texts = any(spec.datatype == "BYTES" for spec in (*inputs, *outputs))
+        super().__init__(run_texts if texts else run, inputs=inputs, outputs=outputs, model=name)
 
 
 def _texts(name: str, value: NDArray[Any]) -> NDArray[Any]:
@@ -102,6 +111,14 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
+
+
+def _each(value: NDArray[Any], convert: Callable[[Any], Any]) -> NDArray[Any]:
+    if value.dtype != object:
+        return value
+    made = np.empty(value.size, object)
+    made[:] = [convert(each) for each in value.ravel().tolist()]
+    return made.reshape(value.shape)
 
 
 def _spec(argument: Any, model: str, what: str) -> TensorSpec:

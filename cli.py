@@ -354,7 +354,7 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    max_batch: Annotated[int, typer.Option(min=1, help="Samples in a batch, and in a request.")] = 32,
+    max_batch: Annotated[int, typer.Option(min=1, help="Samples in a batch, and in a request.")] = 16,
     batch_wait: Annotated[float, typer.Option(min=0, help="Seconds that a batch which is not full waits.")] = 0.0,
     max_queue: Annotated[int, typer.Option(min=1, help="Samples of a model that wait; more are refused.")] = 128,
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 32 << 20,

@@ -37,7 +37,7 @@ class Load:
     Parameters
     ----------
     seconds
-        For how long it was asked.
+        From the first request to the last answer with status 200, which the connections wait for after their time.
     statuses
         Answers by HTTP status.
     latencies
@@ -57,7 +57,7 @@ class Load:
     @property
     def rate(self) -> float:
         """Answers with status 200 a second."""
-        return self.statuses[200] / self.seconds
+        return self.statuses[200] / self.seconds if self.seconds else 0.0
 
 
 class _Connection:
@@ -116,11 +116,12 @@ class _Connection:
 
 class _Loader:
     def __init__(self, address: tuple[str, int], *, seconds: float, until_cut: bool) -> None:
-        self.load = Load(seconds)
+        self.load = Load()
         self._address, self._until_cut = address, until_cut
         self._poll = select.epoll()
         self._open: dict[int, _Connection] = {}
-        self._end = time.perf_counter() + seconds
+        self._begin_time = time.perf_counter()
+        self._end = self._begin_time + seconds
 
     def run(self, requests: Sequence[bytes]) -> Load:
         for request in requests:
@@ -160,9 +161,9 @@ class _Loader:
 
     def _answered(self, connection: _Connection) -> None:
         now, status = time.perf_counter(), int(connection.answer[9:12])
-        if now < self._end:
-            self.load.statuses[status] += 1
+        self.load.statuses[status] += 1
         if status == 200:
+            self.load.seconds = now - self._begin_time
             self.load.latencies.append(now - connection.asked)
             self.load.first = self.load.first or connection.answer[connection.head :]
         if now >= self._end or connection.closes:
@@ -188,7 +189,7 @@ def run_load(address: tuple[str, int], requests: Sequence[bytes], *, seconds: fl
     requests
         The bytes that each connection sends.
     seconds
-        For how long; answers that come later are waited for, and counted only as lost or not.
+        For how long; answers that come later are waited for, and counted too.
     until_cut
         Whether a connection that the server closes is done; otherwise it is opened again.
     """

@@ -52,7 +52,7 @@ class ServiceOptions:
         Bearer tokens that are let in; none lets everybody in.
     """
 
-    max_batch: int = 32
+    max_batch: int = 16
     max_queue: int = 128
     batch_wait: float = 0.0
     max_body: int = 32 << 20

@@ -13,45 +13,11 @@ from solar_corona.core.spec import Tasks
 from solar_corona.lib.questions import Response
 from solar_corona.strategies import check_strategy, create
 from solar_corona.strategies.state import restore, state_of
-
-CENTRES = np.random.default_rng(7).normal(size=(2, 4, 12)).astype(np.float32)
-
-
-def samples(task, count, seed, classes=4):
-    """Two tasks with other inputs for the same classes."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, count)
-    x = CENTRES[task][y] + 0.5 * rng.normal(size=(count, 12))
-    return x.astype(np.float32), y.astype(np.int64)
-
-
-def edge(name, task, seed, count=120, **more):
-    return Edge(name, Mlp(*samples(task, count, seed), *samples(task, 60, seed + 500), hidden=16, classes=4), **more)
-
-
-def fleet(count=8, *, tasks=2, **more):
-    return [edge(f"edge-{i}", i % tasks, i, **more) for i in range(count)]
+from solar_corona.tests.strategies.fleets import by_task, edge, finals, fleet, groups_in, samples
 
 
 def ours(rounds=6, **options):
     return create("similarity-grouping", options, min_edges=1, job={"rounds": rounds})
-
-
-def groups_in(run):
-    last = [e for e in run.events if e.event == "tasks-grouped"][-1]
-    return {(t.edge, t.task): t.group for t in last.tasks}
-
-
-def by_task(run, tasks=2):
-    """Each true task's set of groups."""
-    found = [set() for _ in range(tasks)]
-    for (name, _), group in groups_in(run).items():
-        found[int(name.rpartition("-")[2]) % tasks].add(group)
-    return found
-
-
-def finals(run):
-    return {e.edge: e for e in run.events if e.event == "edge-finished"}
 
 
 @pytest.mark.parametrize("base", ["fedavg", "fedadam", "krum"])

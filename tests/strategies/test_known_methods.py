@@ -57,7 +57,10 @@ def test_a_restored_strategy_goes_on_as_one_that_was_not_interrupted(name):
 
 @pytest.mark.parametrize("name", [*GROUPING, "ditto"])
 def test_sampled_edges_and_ones_that_come_and_go_are_enough(name):
-    edges = [edge(f"edge-{i}", i % 2, i, here=lambda r, i=i: i < 6 or r == 10 or r % 3 != i % 3, kind=Pulled) for i in range(8)]
+    edges = [
+        edge(f"edge-{i}", i % 2, i, here=lambda r, i=i: i < 6 or r == 10 or r % 3 != i % 3, kind=Pulled)
+        for i in range(8)
+    ]
     late = edge("edge-9", 1, 99, here=lambda r: r >= 9, kind=Pulled)
     strategy = make(name, rounds=10, fraction=0.75, **GROUPING.get(name, {}))
     run = simulate([*edges, late], strategy, rounds=10, min_edges=3)

@@ -24,6 +24,7 @@ from ..lib.records import arrays_in, metrics_in, with_content
 from ..lib.signatures import InputMoments, Signature, SignatureSpec
 from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames
 from .funnel import Funnel
+from .grouped import told
 from .task_groups import TaskGroups
 from .tracks import Track, TrainPart
 from .trials import ONE, Trials, mean_model
@@ -227,6 +228,7 @@ class SimilarityGrouping(Strategy):
         here = self._here(grid)
         members = self._members(here, arrays)
         chosen = self._own.configure(server_round, members, self._edges.__getitem__)
+        self._events += told(self._own, server_round, chosen)
         for track in self._trials.begin(self._own, self._groups, arrays):
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
@@ -286,28 +288,28 @@ class SimilarityGrouping(Strategy):
         """Let each group's base strategy aggregate its own replies as they come; return the groups' mean model."""
         tracks = {track.name: track for track in (self._own, *self._trials.tracks)}
         parts = {(part.track, part.group) for asked in self._asked.values() for part in asked.values()}
-        funnel = Funnel({key: tracks[key[0]].aggregate(key[1], server_round) for key in parts})
         samples: dict[tuple[str, str], float] = {}
         metrics, changed = list[RecordDict](), list[str]()
-        for reply in replies:
-            asked = self._asked.get(reply.metadata.src_node_id, {})
-            if reply.has_error():
-                continue
-            for key, arrays in arrays_in(reply.content).items():
-                part, measured = asked.get(key), metrics_in(reply.content).get(exchange.metrics_key(key))
-                if part is None or measured is None:
+        with Funnel({key: tracks[key[0]].aggregate(key[1], server_round) for key in parts}) as funnel:
+            for reply in replies:
+                asked = self._asked.get(reply.metadata.src_node_id, {})
+                if reply.has_error():
                     continue
-                where = part.track, part.group
-                samples[where] = samples.get(where, 0.0) + _number(measured.get(_WEIGHT))
-                if part.track == _OWN:
-                    self._fit.add(self._edges[reply.metadata.src_node_id], part.group, part.arrays, arrays)
-                    metrics.append(RecordDict({"metrics": measured}))
-                funnel.put(where, with_content(reply, {"arrays": arrays, "metrics": measured}))
-                del arrays
-            if _has_survey(reply):
-                changed.append(self._take_survey(reply))
-            del reply
-        results = funnel.results()
+                for key, arrays in arrays_in(reply.content).items():
+                    part, measured = asked.get(key), metrics_in(reply.content).get(exchange.metrics_key(key))
+                    if part is None or measured is None:
+                        continue
+                    where = part.track, part.group
+                    samples[where] = samples.get(where, 0.0) + _number(measured.get(_WEIGHT))
+                    if part.track == _OWN:
+                        self._fit.add(self._edges[reply.metadata.src_node_id], part.group, part.arrays, arrays)
+                        metrics.append(RecordDict({"metrics": measured}))
+                    funnel.put(where, with_content(reply, {"arrays": arrays, "metrics": measured}))
+                    del arrays
+                if _has_survey(reply):
+                    changed.append(self._take_survey(reply))
+                del reply
+            results = funnel.results()
         for track in tracks.values():
             track.take(
                 {group: made[0] for (name, group), made in results.items() if name == track.name},

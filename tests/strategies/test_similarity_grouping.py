@@ -3,17 +3,35 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from benchmarks._simulation import Edge, Mlp, simulate
-from solar_corona.core.errors import StrategySpecError
+from solar_corona.core.errors import StrategyError, StrategySpecError, TemporaryError
 from solar_corona.core.spec import Tasks
+from solar_corona.lib.flower_objects import identify_as_server
 from solar_corona.lib.questions import Response
-from solar_corona.strategies import check_strategy, create
+from solar_corona.lib.records import arrays_in
+from solar_corona.strategies import FedAvg, check_strategy, create
+from solar_corona.strategies.checks import _reply
+from solar_corona.strategies.nodes import ReadyNodes
 from solar_corona.strategies.state import restore, state_of
-from solar_corona.tests.strategies.fleets import by_task, edge, finals, fleet, groups_in, samples
+from solar_corona.strategies.trials import mean_model
+from solar_corona.tests.strategies.fleets import (
+    Pulled,
+    by_task,
+    edge,
+    finals,
+    fleet,
+    groups_in,
+    samples,
+    warnings_in,
+)
 
 
 def ours(rounds=6, **options):
@@ -318,3 +336,92 @@ def test_edges_that_mix_tasks_find_them_together():
     for i in (6, 7):
         assert len(run.nodes[f"edge-{i}"].split.names) == 1
     assert min(e.metrics["accuracy"] for e in finals(run).values()) > 0.9
+
+
+class Heavy(FedAvg):
+    """A plug-in: doubles each step that its group takes."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.sent = arrays
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(self, server_round, replies):
+        found, metrics = super().aggregate_train(server_round, replies)
+        if found is None:
+            return found, metrics
+        twice = {name: Array(2 * found[name].numpy() - self.sent[name].numpy()) for name in found}
+        return ArrayRecord(twice), metrics
+
+
+@pytest.mark.parametrize("base", ["fedadam", "krum", f"{__name__}:Heavy"])
+def test_a_group_trains_by_its_base_strategy_as_if_the_others_were_not_there(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(Heavy=Heavy))
+    strategy = ours(base=base, finetune=0, guard_rounds=0, transfer="none")
+    run = simulate(fleet(), strategy, rounds=4)
+    group = groups_in(run)["edge-0", "all"]
+    alone = [each for i, each in enumerate(fleet()) if i % 2 == 0]
+    simulate(alone, create(base), rounds=4)
+    expected = alone[0].model.get_weights()
+    for name, value in strategy._own.groups[group].arrays.items():
+        np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_base_strategy_tells_its_edges_reaches_them():
+    edges = fleet(kind=Pulled)
+    strengths = set()
+    for each in edges:
+        real = each.model.train
+        each.model.train = lambda config, real=real: strengths.add(config["proximal-mu"]) or real(config)
+    simulate(edges, ours(base="fedprox", base_options={"proximal_mu": 0.25}, finetune=0), rounds=2)
+    assert strengths == {0.25}
+
+
+def test_a_group_with_fewer_edges_than_its_base_strategy_wants_sits_out_and_that_is_said(monkeypatch):
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
+    edges = [edge(f"edge-{i}", int(i == 4), i) for i in range(5)]
+    run = simulate(edges, ours(base_options={"min_train_nodes": 3}), rounds=2)
+    told = [text for text in warnings_in(run) if "does not train" in text]
+    assert told[0] == (
+        "round 1: group-2 has 1 edge here, fewer than its base strategy waits for, and does not train; "
+        "lower base_options.min_available_nodes and min_train_nodes"
+    )
+    assert [e.replied for e in run.events if e.event == "round-finished"] == [4, 4]
+    assert "edge-4" in finals(run)
+
+
+def test_a_base_strategy_that_waits_for_more_edges_than_any_group_has_ends_the_job_with_that(monkeypatch):
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
+    with pytest.raises(StrategyError, match="round 1: nobody can train: group-1 has 4 edges here, fewer than its base"):
+        simulate(fleet(), ours(base_options={"min_available_nodes": 9}), rounds=2)
+
+
+@pytest.mark.parametrize("name", ["similarity-grouping", "cfl"])
+def test_a_round_whose_replies_are_lost_leaves_base_strategies_as_they_were(name):
+    identify_as_server(1)
+    strategy = create(name, {"base": "fedadam"}, min_edges=1)
+    simulate(fleet(4), strategy, rounds=2)
+    messages = list(
+        strategy.configure_train(3, mean_model(_track(strategy)), ConfigRecord(), ReadyNodes(lambda: [1, 2]))
+    )
+    before = state_of(strategy)
+
+    def lost():
+        for message in messages[:2]:
+            models = arrays_in(message.content)
+            moved = {name: array.numpy() + 1 for name, array in next(iter(models.values())).items()}
+            yield _reply(message.metadata.dst_node_id, moved, keys=list(models))
+        raise TemporaryError("the SuperLink is gone")
+
+    with pytest.raises(TemporaryError):
+        strategy.aggregate_train(3, lost())
+    after = state_of(strategy)
+    assert before.keys() == after.keys()
+    for key, record in before.items():
+        if isinstance(record, ArrayRecord):
+            for one, other in zip(record.to_numpy_ndarrays(), after[key].to_numpy_ndarrays(), strict=True):
+                np.testing.assert_array_equal(one, other)
+    assert not [t for t in threading.enumerate() if t.name.startswith("aggregate-")]
+
+
+def _track(strategy):
+    return getattr(strategy, "_own", None) or strategy.track

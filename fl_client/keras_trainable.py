@@ -63,7 +63,7 @@ class KerasTrainable:
             "verbose": verbose,
         }
         self._batch_size = batch_size
-        self._parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
+        self.parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
         self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._keep = keep_optimizer_state
         self._anchor: list[NDArray[np.generic]] | None = None
@@ -125,8 +125,8 @@ class KerasTrainable:
         samples = self.summary.samples
         if self._chosen[0] is not None:
             samples = len(self._chosen[0])
-            fit |= {"batch_size": self._parts[0].batch_size, "steps_per_epoch": None}
-            history = model.fit(*self._parts[0].of(self._chosen[0]), **fit)
+            fit |= {"batch_size": self.parts[0].batch_size, "steps_per_epoch": None}
+            history = model.fit(*self.parts[0].of(self._chosen[0]), **fit)
         elif is_arrays(self._train_loader):
             history = model.fit(*self._train_loader, **fit)
         else:
@@ -141,7 +141,7 @@ class KerasTrainable:
             return 0, {}
         self._mark_training(training=False)
         if self._chosen[1] is not None:
-            return len(self._chosen[1]), self._measure(self._parts[1], self._chosen[1])
+            return len(self._chosen[1]), self._measure(self.parts[1], self._chosen[1])
         if is_arrays(self._test_loader):
             metrics = self.model.evaluate(*self._test_loader, batch_size=self._batch_size, verbose=0, return_dict=True)
         else:
@@ -162,7 +162,7 @@ class KerasTrainable:
     def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         """Return the metrics on some of the training samples, or on all."""
         self._mark_training(training=False)
-        return self._measure(self._parts[0], indices)
+        return self._measure(self.parts[0], indices)
 
     def _measure(self, part: Part, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         x, y = part.of(indices)

@@ -3,28 +3,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from ..core.errors import ModelError, SolarCoronaError, WireError
-from ..core.files import write_bytes_atomic
-from ..lib import exchange, wire
+from ..core.errors import ModelError, SolarCoronaError
+from ..lib import exchange
 from ..lib.exchange import Weights
-from ..lib.records import arrays_in, configs_in
+from ..lib.records import arrays_in
+from ..lib.sealed import load_sealed, write_sealed
 from ..lib.trainable import Scalar, Trainable
 
 __all__ = ["PersonalModel", "Pullable"]
 
 log = logging.getLogger(__name__)
 _KEY = "personal"
-_DIGEST = hashlib.sha256().digest_size
 
 
 @runtime_checkable
@@ -100,35 +98,14 @@ class PersonalModel:
     def _save(self) -> None:
         if self._file is None or self._weights is None:
             return
-        packed = configs_in(wire.pack(RecordDict({_KEY: exchange.to_arrays(self._weights)})))
-        payload = b"".join(data for part in packed.values() if isinstance(data := part["data"], bytes))
         try:
-            write_bytes_atomic(self._file, payload + hashlib.sha256(payload).digest())
+            write_sealed(self._file, RecordDict({_KEY: exchange.to_arrays(self._weights)}))
         except SolarCoronaError as error:
             if not self._lives:
                 raise
             log.warning("the personal model is not kept for after a restart: %s", error)
 
     def _load(self) -> Weights | None:
-        if self._file is None:
-            return None
-        try:
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            log.warning("%s cannot be read (%s); the personal model begins anew", self._file, error.strerror)
-            return None
-        try:
-            return _read(data)
-        except (WireError, ValueError, KeyError) as error:
-            log.warning("%s is damaged (%s); the personal model begins anew", self._file, error)
-            return None
-
-
-def _read(data: bytes) -> Weights:
-    payload, seal = data[:-_DIGEST], data[-_DIGEST:]
-    if hashlib.sha256(payload).digest() != seal:
-        raise WireError("its SHA-256 is another")
-    record = wire.unpack(RecordDict({"solar-corona-0": ConfigRecord({"part": 0, "parts": 1, "data": payload})}))
-    return exchange.to_weights(arrays_in(record)[_KEY])
+        record = load_sealed(self._file, "the personal model")
+        kept = None if record is None else arrays_in(record).get(_KEY)
+        return None if kept is None else exchange.to_weights(kept)

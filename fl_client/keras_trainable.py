@@ -67,6 +67,7 @@ class KerasTrainable:
         self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._keep = keep_optimizer_state
         self._anchor: list[NDArray[np.generic]] | None = None
+        self._hidden: Any = None
         self._build(train_loader)
         if loss is not None:
             metrics = metric if isinstance(metric, list | tuple) else [metric] if metric is not None else None
@@ -164,6 +165,20 @@ class KerasTrainable:
         self._mark_training(training=False)
         return self._measure(self.parts[0], indices)
 
+    def embed(self, x: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Return what the last layer with weights gets, for samples x (n x …) and the current weights: n x k.
+
+        Raises
+        ------
+        ModelError
+            If the model is no graph of layers with one input and one output, or has no hidden layer.
+        """
+        hidden = self._hidden or _up_to_last_layer(self.model)
+        self._hidden = hidden
+        found = hidden.predict(x, batch_size=max(self.parts[0].batch_size, 256), verbose=0)
+        features: NDArray[np.floating[Any]] = np.asarray(found, np.float32).reshape(len(x), -1)
+        return features
+
     def _measure(self, part: Part, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         x, y = part.of(indices)
         if not len(x):
@@ -174,6 +189,28 @@ class KerasTrainable:
     def _mark_training(self, *, training: bool) -> None:
         if hasattr(self.model.loss, "set_training"):
             self.model.loss.set_training(training)
+
+
+def _up_to_last_layer(model: Any) -> Any:
+    """Return a model of the same weights that ends where the last layer with weights begins."""
+    name = type(model).__name__
+    try:
+        graph = len(model.inputs) == len(model.outputs) == 1
+        layers = [layer for layer in model.layers if layer.weights] if graph else []
+        hidden = layers[-1].input if layers else None
+    except (AttributeError, ValueError):  # a subclassed model has no graph
+        graph, hidden = False, None
+    if not graph or (not keras.ops.is_tensor(hidden) and not isinstance(hidden, keras.KerasTensor)):
+        raise ModelError(
+            f"samples cannot be signed as the last hidden layer of {name} sees them: it is no Sequential or functional "
+            f"model with one input and one output; make it one, or leave aggregation.options.embedding out"
+        )
+    if len(layers) < 2:
+        raise ModelError(
+            f"samples cannot be signed as the last hidden layer of {name} sees them, for it has one layer with weights "
+            f"and no hidden one; leave aggregation.options.embedding out"
+        )
+    return keras.Model(model.inputs, hidden)
 
 
 class _ProximalPull(keras.callbacks.Callback):  # type: ignore[misc]

@@ -18,6 +18,7 @@ from ..lib import exchange
 from ..lib.exchange import Answer, Instruction, Verb, Weights, WorkOrder
 from ..lib.questions import Question
 from ..lib.records import arrays_in, configs_in
+from ..lib.survey import known_in
 from ..lib.trainable import Scalar, Trainable
 from .edge_data import EdgeData, Split
 from .orders import Finished, Orders, order_of
@@ -78,7 +79,8 @@ class Node:
         kept = None if folder is None else folder / "personal.bin"
         personal = PersonalModel(trainable, kept, lives=warm)
         self._orders = Orders(trainable, eval_samples=eval_samples, personal=personal)
-        self.survey = Survey(data, self._orders, edge=edge)
+        signed = None if folder is None else folder / "survey.bin"
+        self.survey = Survey(data, self._orders, edge=edge, trainable=trainable, file=signed)
         self._first = exchange.to_arrays(trainable.get_weights())
         self.about = Answer(
             edge=edge,
@@ -142,7 +144,7 @@ class Node:
             log.warning("%s", order.notice)
         record = self._orders.train(order, content, _config(content), evaluate=instruction.evaluate)
         self._remember(record.get(exchange.EVALUATION))
-        changed = self.survey.look_again()
+        changed = self.survey.look_again(known_in(content))
         if changed is not None:
             record.update(changed.to_content())
         return record
@@ -188,7 +190,11 @@ class Node:
             for _ in range(instruction.alone_epochs):
                 self._trainable.train({})
             alone = {name: float(value) for name, value in self._trainable.evaluate()[1].items()}
-        self.result = result = self._orders.finish(order_of(content), content, _config(content))
+        order = order_of(content)
+        if order.notice:
+            log.warning("%s", order.notice)
+        self.result = result = self._orders.finish(order, content, _config(content))
+        self.survey.forget()
         self.metrics = result.metrics
         record = RecordDict()
         if self.about.eval_samples:
@@ -209,9 +215,9 @@ def _writable(text: str) -> str:
 
 
 def _config(content: RecordDict) -> dict[str, Scalar]:
-    """Return the strategy's configuration: every ConfigRecord but ours."""
+    """Return the strategy's configuration: every ConfigRecord but ours, whose names all begin alike."""
     found: dict[str, Scalar] = {}
     for key, value in configs_in(content).items():
-        if key not in (exchange.CONTROL, exchange.ORDER):
+        if not key.startswith(exchange.CONTROL):
             found.update({k: v for k, v in value.items() if isinstance(v, int | float | str | bool)})
     return found

@@ -16,6 +16,8 @@ from .loaders import LoaderSummary, Part, is_arrays, summarize
 
 __all__ = ["TorchTrainable"]
 
+_EMBED_BATCH = 256
+
 
 class TorchTrainable:
     """A plain training loop: forward, loss, backward, step.
@@ -127,6 +129,38 @@ class TorchTrainable:
         """Return the metrics on some of the training samples, or on all."""
         x, y = self.parts[0].of(indices)
         return self._measure(_in_batches(x, y, self.parts[0].batch_size), len(x))
+
+    def embed(self, x: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Return what the last layer with weights gets, for samples x (n x …) and the current weights: n x k.
+
+        The last layer is the last one that runs, of those with a weight of two axes or more.
+
+        Raises
+        ------
+        ModelError
+            If the module has no hidden layer.
+        """
+        inputs: list[Any] = []
+        layers = [m for m in self.model.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False))]
+        hooks = [m.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for m in layers]
+        found: list[NDArray[np.floating[Any]]] = []
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                for start in range(0, len(x), _EMBED_BATCH):
+                    inputs.clear()
+                    self.model(torch.from_numpy(x[start : start + _EMBED_BATCH].copy()).to(self._device))
+                    if len(inputs) < 2 or not torch.is_tensor(inputs[-1]):
+                        raise ModelError(
+                            f"samples cannot be signed as the last hidden layer of {type(self.model).__name__} sees "
+                            f"them, for it has {len(inputs)} layer(s) with weights and no hidden one; leave "
+                            f"aggregation.options.embedding out"
+                        )
+                    found.append(inputs[-1].flatten(1).float().cpu().numpy())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
     def evaluate(self) -> tuple[int, Mapping[str, float]]:
         """Return loss and accuracy on the test loader."""

@@ -157,7 +157,7 @@ class DirectGrid(Grid):
             i + 1: Node(
                 edge.name,
                 edge.model,
-                samples=len(edge.model.train_data[1]),
+                samples=len(edge.model.train_data[0]),
                 eval_samples=len(edge.model.eval_data[1]),
                 data=EdgeData(edge.model.train_data, edge.model.eval_data, tasks=edge.tasks),
             )

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import DatasetError, WireError
 from .questions import Question, Response
 from .signature_features import classes_of
+from .signature_format import UNLABELLED
 
 __all__ = ["SUBSPACE", "ClassSubspaces", "SubspaceQuestion"]
 
 SUBSPACE = "subspace"
-_UNLABELLED = -1
 _MOST_SAMPLES = 1_000
 _MOST_CLASSES = 10_000
 _MOST_BYTES = 64 * 2**20
@@ -80,7 +80,7 @@ class ClassSubspaces:
             raise DatasetError(f"subspaces are made of samples that are numbers; these are {len(x)} of {x.dtype}")
         flat = x.reshape(len(x), -1)
         labels = None if y is None else classes_of(y, len(x))
-        labels = np.full(len(x), _UNLABELLED, np.int64) if labels is None else labels
+        labels = np.full(len(x), UNLABELLED, np.int64) if labels is None else labels
         names = np.unique(labels)
         if len(names) * p * flat.shape[1] * 4 > _MOST_BYTES:
             raise DatasetError(

@@ -9,13 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from benchmarks._simulation import Edge, Mlp, simulate
 from solar_corona.core.errors import StrategyError, StrategySpecError, TemporaryError
 from solar_corona.core.spec import Tasks
 from solar_corona.lib.flower_objects import identify_as_server
-from solar_corona.lib.questions import Response
 from solar_corona.lib.records import arrays_in
 from solar_corona.strategies import FedAvg, check_strategy, create
 from solar_corona.strategies.checks import _reply
@@ -143,100 +142,6 @@ def test_all_edges_different_train_each_for_itself():
         edges.append(Edge(f"edge-{i}", Mlp(x[:150], y[:150], x[150:], y[150:], hidden=16, classes=4)))
     run = simulate(edges, ours(guard_rounds=0), rounds=3)
     assert len(set(groups_in(run).values())) == 5
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda r: Response("survey", r.text, parts=tuple(p[:-3] for p in r.parts)),
-        lambda r: Response("survey", r.text, parts=tuple(b"\xff" * len(p) for p in r.parts)),
-        lambda r: Response("survey", r.text, parts=()),
-        lambda r: Response("survey", "{", parts=r.parts),
-        lambda r: Response("survey", '{"tasks": []}'),
-        lambda r: Response("other", refused="this edge will not say"),
-        lambda r: None,
-    ],
-)
-def test_a_signature_that_cannot_be_used_is_refused_and_the_job_goes_on(broken, monkeypatch):
-    from solar_corona.fl_client import survey
-
-    real = survey.Survey.respond
-
-    def respond(self, question):
-        response = real(self, question)
-        if self._edge != "edge-3":
-            return response
-        changed = broken(response)
-        if changed is not None:
-            return changed
-
-        class Bare:
-            def to_content(self):
-                return RecordDict({"x": ConfigRecord({"no": "answer"})})
-
-        return Bare()
-
-    monkeypatch.setattr(survey.Survey, "respond", respond)
-    run = simulate(fleet(), ours(rounds=6), rounds=6)
-    notes = [e.message for e in run.events if e.event == "warned"]
-    assert len([n for n in notes if "edge-3 gave no signature that can be used" in n]) == 1
-    assert "edge-3" in finals(run)
-    assert [e.replied for e in run.events if e.event == "round-finished"] == [8] * 6
-    assert groups_in(run)["edge-3", "all"] == groups_in(run)["edge-1", "all"], "its updates tell where it belongs"
-
-
-def test_an_edge_that_sends_anothers_signature_is_found_by_its_updates(monkeypatch):
-    from solar_corona.fl_client import survey
-
-    stolen = {}
-    real = survey.Survey.respond
-
-    def respond(self, question):
-        response = real(self, question)
-        if self._edge == "edge-0":
-            stolen["signature"] = response
-        return stolen["signature"] if self._edge == "edge-11" else response
-
-    monkeypatch.setattr(survey.Survey, "respond", respond)
-    edges = fleet(11)
-    x, y = samples(0, 120, 77)
-    poison = Mlp(x, (3 - y), *samples(0, 60, 78), hidden=16, classes=4)
-    run = simulate([*edges, Edge("edge-11", poison)], ours(rounds=6), rounds=6)
-    notes = [e.message for e in run.events if e.event == "warned"]
-    assert any("edge-11's updates do not fit" in n for n in notes)
-    assert not [n for n in notes if "do not fit" in n and "edge-11" not in n]
-
-
-def test_edges_without_labels_are_compared_by_inputs_and_that_is_said(monkeypatch):
-    from solar_corona.fl_client import edge_data
-
-    real = edge_data.EdgeData.samples
-
-    def without_labels(self, which, *, anew=False):
-        found = real(self, which, anew=anew)
-        return edge_data.Samples(found.x, None, found.tasks) if len(found) == 121 else found
-
-    monkeypatch.setattr(edge_data.EdgeData, "samples", without_labels)
-    edges = [*fleet(), edge("edge-8", 0, 321, count=121)]
-    run = simulate(edges, ours(rounds=2), rounds=2)
-    assert any("edge-8 has no labels" in e.message for e in run.events if e.event == "warned")
-    groups = groups_in(run)
-    assert groups["edge-8", "all"] == groups["edge-0", "all"]
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_an_edge_with_hardly_a_sample_joins_and_does_not_found(count):
-    tiny = Edge("edge-8", Mlp(*samples(0, count, 5), *samples(0, 20, 6), hidden=16, classes=4))
-    run = simulate([*fleet(), tiny], ours(rounds=2), rounds=2)
-    assert len(set(groups_in(run).values())) == 2
-
-
-def test_constant_features_and_one_class_do_not_stop_the_job():
-    odd = Edge(
-        "edge-8", Mlp(np.ones((90, 12), np.float32), np.zeros(90, np.int64), *samples(0, 20, 6), hidden=16, classes=4)
-    )
-    run = simulate([*fleet(), odd], ours(rounds=2), rounds=2)
-    assert "edge-8" in finals(run)
 
 
 def test_a_restored_strategy_goes_on_with_the_same_groups_models_and_trials():

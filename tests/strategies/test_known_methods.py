@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks._simulation import simulate
-from solar_corona.core.errors import StrategySpecError
+from solar_corona.core.errors import DatasetError, StrategySpecError
+from solar_corona.fl_client.survey import Survey
+from solar_corona.lib.questions import Response
+from solar_corona.lib.subspaces import ClassSubspaces
 from solar_corona.strategies import available, check_strategy, create
 from solar_corona.strategies.state import restore, state_of
-from solar_corona.tests.strategies.fleets import Pulled, by_task, edge, finals, fleet, groups_in
+from solar_corona.tests.strategies.fleets import Pulled, by_task, edge, finals, fleet, groups_in, samples, warnings_in
 
 OURS = [info.name for info in available() if info.origin == "Solar Corona"]
 # What lets a few rounds be enough.
@@ -112,3 +115,38 @@ def test_ditto_ends_with_a_model_for_each_edge_that_beats_the_common_one():
     ends = finals(run).values()
     assert min(e.metrics["accuracy"] for e in ends) > 0.9
     assert max(e.one_model["accuracy"] for e in ends) < 0.9, "one model cannot name the classes both ways"
+
+
+def test_subspaces_leave_out_classes_whose_directions_would_be_their_samples():
+    x, y = samples(0, 60, 1)
+    y[:], y[:3], y[3:7] = 0, 1, 2
+    assert sorted(ClassSubspaces.of(x, y, 3).bases) == [0, 2]
+    with pytest.raises(DatasetError, match="no class has more than 3 samples that are not all zero"):
+        ClassSubspaces.of(x[:1], y[:1], 3)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (lambda r: Response("subspace", "{", r.arrays), "subspaces cannot be read"),
+        (lambda r: Response("subspace", r.text, {"bases": r.arrays["bases"] * np.float32("nan")}), "not of length 1"),
+        (lambda r: Response("subspace", r.text, {"bases": r.arrays["bases"] * 1000}), "not of length 1"),
+        (
+            lambda r: Response("subspace", r.text, {"bases": r.arrays["bases"][:-1]}),
+            "no subspaces of the expected form",
+        ),
+        (lambda r: Response("subspace", r.text, {"bases": r.arrays["bases"][:, :-1]}), "are not"),
+        (lambda _: Response("subspace", refused="this edge will not say"), "this edge will not say"),
+    ],
+    ids=["text", "NaN", "scale", "rows", "columns", "refusal"],
+)
+def test_subspaces_that_cannot_be_used_are_refused_and_the_job_goes_on(broken, told, monkeypatch):
+    real = Survey.respond
+    monkeypatch.setattr(
+        Survey, "respond", lambda self, q: broken(real(self, q)) if self._edge == "edge-3" else real(self, q)
+    )
+    run = simulate(fleet(), make("pacfl"), rounds=2)
+    (text,) = [text for text in warnings_in(run) if text.startswith("edge-3 ")]
+    assert text.startswith("edge-3 gave no subspaces that can be used, and goes with the largest group: ")
+    assert told in text
+    assert "edge-3" in finals(run)

@@ -64,6 +64,14 @@ def test_edges_that_are_alike_are_one_group_whose_model_is_that_of_the_base_stra
         np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_what_a_question_costs_is_among_the_bytes_of_its_round():
+    run = simulate(fleet(), ours(guard_rounds=0), rounds=2)
+    first, second = (e for e in run.events if e.event == "round-finished")
+    (told,) = (e for e in run.events if e.event == "tasks-grouped")
+    assert told.signature_bytes == 8 * (14 + 4 * (24 + 2 * 64)), "the head, and four classes of 64 features"
+    assert told.signature_bytes < first.bytes_up - second.bytes_up < 2 * told.signature_bytes
+
+
 def test_the_order_of_edges_does_not_matter():
     forward, backward = (simulate(edges, ours(), rounds=2) for edges in (fleet(), fleet()[::-1]))
     assert _partition(forward) == _partition(backward)
@@ -83,6 +91,17 @@ def test_a_late_edge_gets_its_own_tasks_model_without_having_trained():
     x, y = samples(1, 400, 1234)
     assert groups_in(run)["edge-9", "all"] == groups_in(run)["edge-1", "all"]
     assert late.model.accuracy(x, y) > 0.9
+
+
+def test_the_first_model_that_a_late_edge_gets_is_its_own_tasks():
+    late = edge("edge-9", 1, 99, here=lambda r: r >= 4)
+    got = []
+    take = late.model.set_weights
+    late.model.set_weights = lambda weights: got.append({n: np.array(v) for n, v in weights.items()}) or take(weights)
+    run = simulate([*fleet(), late], ours(rounds=6), rounds=6, min_edges=8)
+    x, y = samples(1, 400, 1234)
+    assert groups_in(run)["edge-9", "all"] == groups_in(run)["edge-1", "all"]
+    assert late.model.accuracy(x, y, got[0]) > 0.9, "before it has trained, and though it came in the middle"
 
 
 def test_an_edge_with_two_tasks_trains_each_in_its_group_and_ends_with_both_models(tmp_path, monkeypatch):

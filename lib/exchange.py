@@ -183,9 +183,9 @@ def metrics_key(key: str) -> str:
     return key.replace("arrays", "metrics", 1)
 
 
-def evaluation_key(key: str) -> str:
-    """Return the name of the MetricRecord with the evaluation of one model of several."""
-    return f"{EVALUATION}/{key}"
+def evaluation_key(key: str, tasks: Sequence[int] | None = None) -> str:
+    """Return the name of the MetricRecord with the evaluation of one model of several; on some tasks' samples alone."""
+    return f"{EVALUATION}/{key}" if tasks is None else f"{EVALUATION}/{key}@{','.join(map(str, tasks))}"
 
 
 def ordered(content: RecordDict, order: WorkOrder) -> RecordDict:

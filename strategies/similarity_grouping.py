@@ -263,7 +263,9 @@ class SimilarityGrouping(Strategy):
         members = self._members(here, arrays)
         chosen = self._own.configure(server_round, members, self._edges.__getitem__)
         self._events += told(self._own, server_round, chosen)
-        for track in self._trials.begin(self._own, self._groups, arrays):
+        tracks = self._trials.begin(self._own, self._groups, arrays)
+        self._events += self._trials.told(server_round, self._own)
+        for track in tracks:
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
             for node, parts in track.configure(server_round, beside, self._edges.__getitem__).items():
@@ -398,9 +400,10 @@ class SimilarityGrouping(Strategy):
             edge = self._edges.get(reply.metadata.src_node_id, "")
             measured = metrics_in(reply.content)
             for key, part in self._evaluated.get(reply.metadata.src_node_id, {}).items():
-                metrics = measured.get(exchange.evaluation_key(key))
-                if metrics is not None:
-                    self._trials.measured(edge, part, metrics)
+                for group, tasks in self._on_samples_of(edge, part).items():
+                    metrics = measured.get(exchange.evaluation_key(key, tasks))
+                    if metrics is not None:
+                        self._trials.measured(edge, part.track, group, metrics)
             if "metrics" in measured:
                 found.append(RecordDict({"metrics": measured["metrics"]}))
         decisions = self._trials.decide(server_round, self._own, self._groups)
@@ -408,6 +411,13 @@ class SimilarityGrouping(Strategy):
         if decisions:
             self._tell_groups(server_round, "held-out samples were compared")
         return aggregate_metricrecords(found, _WEIGHT) if found else None
+
+    def _on_samples_of(self, edge: str, part: TrainPart) -> dict[str, tuple[int, ...] | None]:
+        """Return the groups on whose samples an edge measures a model: one model for all on those of each group."""
+        if part.track != ONE:
+            return {part.group: None}
+        groups = self._tasks_of(edge)
+        return dict.fromkeys(groups) if len(groups) == 1 else dict(groups)
 
     def content_for(self, edge: str) -> RecordDict:
         """Return the models of an edge's groups, to be fine-tuned there, and the one model to compare with."""

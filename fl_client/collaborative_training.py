@@ -190,7 +190,7 @@ def _together(
         algorithm=algorithm,
         warm=link.warm,
         data=data,
-        folder=Path(document.run_folder) / "edges" / document.worker,
+        folder=Path(document.state_folder or Path(document.run_folder) / "edges" / document.worker),
     )
     serve(node, link)
     result = work.model if data is None else model_for_all_tasks(work.model, node, data)

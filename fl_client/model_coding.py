@@ -42,7 +42,17 @@ class EdgeCoding:
     """
 
     def __init__(self, file: Path | None = None, *, keeps_model: bool = False) -> None:
-        self._file, self._keeps_model = file, keeps_model
+        self._keeps_model, self._run = keeps_model, ""
+        self._begin(file)
+
+    def settle(self, run: str, file: Path | None) -> None:
+        """Begin anew for another of the job's runs, or where a process before this one was in it."""
+        if run != self._run:
+            self._run = run
+            self._begin(file)
+
+    def _begin(self, file: Path | None) -> None:
+        self._file = file
         self._models: dict[str, tuple[str, Weights]] = {}
         self._lost: dict[str, Weights] = {}
         self._received: dict[str, tuple[str, Weights]] = {}

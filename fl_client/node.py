@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import traceback
 import uuid
@@ -31,6 +32,7 @@ Exporter = Callable[[Path, Sequence[Weights], RecordDict], Path]
 """Saves the models, given by their weights, into a folder and returns the file or folder it wrote."""
 
 log = logging.getLogger(__name__)
+_RUN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class Node:
@@ -53,7 +55,7 @@ class Node:
     data
         The samples themselves, for questions about them and for several tasks; None where only the model has them.
     folder
-        Where the edge keeps what the next process needs; None: nowhere.
+        Where the edge keeps what the next process needs, for each of the job's runs apart; None: nowhere.
     """
 
     def __init__(
@@ -76,11 +78,12 @@ class Node:
         self.result: Finished | None = None
         self._trainable = trainable
         self._export = export
-        kept = None if folder is None else folder / "personal.bin"
-        personal = PersonalModel(trainable, kept, lives=warm)
-        self._orders = Orders(trainable, eval_samples=eval_samples, personal=personal)
-        signed = None if folder is None else folder / "survey.bin"
-        self.survey = Survey(data, self._orders, edge=edge, trainable=trainable, file=signed)
+        self._base = folder
+        self._run: str | None = None
+        self._folder: Path | None = None
+        self._personal = PersonalModel(trainable, lives=warm)
+        self._orders = Orders(trainable, eval_samples=eval_samples, personal=self._personal)
+        self.survey = Survey(data, self._orders, edge=edge, trainable=trainable)
         self._first = exchange.to_arrays(trainable.get_weights())
         self.about = Answer(
             edge=edge,
@@ -102,12 +105,29 @@ class Node:
             If the message cannot be read.
         """
         instruction = exchange.read_instruction(content)
+        self.settle(instruction.run)
         started = time.monotonic()
         if instruction.verb is Verb.STOP:
             raise JobFailedError(instruction.reason or "the server stopped the job")
         self.round = max(self.round, instruction.round)
         record, answer = self._work(instruction, content)
         return exchange.attach(record, answer.model_copy(update={"seconds": time.monotonic() - started}))
+
+    def settle(self, run: str) -> Path | None:
+        """Take up what this edge has kept of a job's run; return the folder, or None where nothing is kept.
+
+        Parameters
+        ----------
+        run
+            As the server calls it; of another one, nothing is of use.
+        """
+        if run != self._run:
+            self._run = run
+            if self._base is not None:
+                self._folder = self._base / run if _RUN.fullmatch(run) else self._base
+            self._personal.settle(None if self._folder is None else self._folder / "personal.bin")
+            self.survey.settle(None if self._folder is None else self._folder / "survey.bin")
+        return self._folder
 
     @property
     def split(self) -> Split | None:

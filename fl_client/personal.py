@@ -40,17 +40,26 @@ class PersonalModel:
     ----------
     trainable
         Trains it; its weights are replaced.
-    file
-        Where it lies for the process that comes next: after a restart, or for the next message where each has a
-        process of its own. None keeps it in memory.
     lives
-        Whether this object lives for the whole job, so that the file is only for a restart.
+        Whether this object lives for the whole job, so that a file is only for a restart.
     """
 
-    def __init__(self, trainable: Trainable, file: Path | None = None, *, lives: bool = True) -> None:
-        self._trainable, self._file, self._lives = trainable, file, lives
+    def __init__(self, trainable: Trainable, *, lives: bool = True) -> None:
+        self._trainable, self._lives = trainable, lives
+        self._file: Path | None = None
         self._weights: Weights | None = None
         self._looked = False
+
+    def settle(self, file: Path | None) -> None:
+        """Begin anew, or where a process before this one was.
+
+        Parameters
+        ----------
+        file
+            Where the model lies for the process that comes next: after a restart, or for the next message where each
+            has a process of its own. None keeps it in memory.
+        """
+        self._file, self._weights, self._looked = file, None, False
 
     @property
     def weights(self) -> Weights | None:

@@ -45,28 +45,34 @@ class Survey:
         The edge's name.
     trainable
         The model, for jobs that sign samples as its last hidden layer sees them.
-    file
-        Where the last question and what was signed lie for the process that comes next: after a restart, or for the
-        next message where each has a process of its own. None keeps them in memory.
     """
 
-    def __init__(
-        self, data: EdgeData | None, orders: Orders, *, edge: str, trainable: Trainable, file: Path | None = None
-    ) -> None:
-        self._data, self._orders, self._edge = data, orders, edge
-        self._trainable, self._file = trainable, file
+    def __init__(self, data: EdgeData | None, orders: Orders, *, edge: str, trainable: Trainable) -> None:
+        self._data, self._orders, self._edge, self._trainable = data, orders, edge, trainable
+        self.settle(None)
+        self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {
+            SURVEY: self._survey,
+            SUBSPACE: answer_subspaces,
+        }
+        orders.find_split = self.split
+
+    def settle(self, file: Path | None) -> None:
+        """Begin anew, or where a process before this one was.
+
+        Parameters
+        ----------
+        file
+            Where the last question and what was signed lie for the process that comes next: after a restart, or for
+            the next message where each has a process of its own. None keeps them in memory.
+        """
+        self._file, self._recalled = file, False
         self._divide: Divide | None = None
         self._question: Question | None = None
         self._asked: SurveyQuestion | None = None
         self._embed: Embedding | None = None
         self._signed: list[Signature] = []
         self._digest = ""
-        self._recalled = False
-        self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {
-            SURVEY: self._survey,
-            SUBSPACE: answer_subspaces,
-        }
-        orders.find_split = self.split
+        self._orders.split = None
 
     def respond(self, question: Question) -> Response:
         """Answer a question; what makes that impossible is said in the response, and the job goes on."""

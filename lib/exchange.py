@@ -93,6 +93,7 @@ class Instruction(_Said):
     poll: float = 0.05
     alone_epochs: int = Field(default=0, description="With finish: train alone from the first model for so many fits.")
     reason: str = Field(default="", description="With stop: why.")
+    run: str = Field(default="", max_length=100, description="The job's run, the same after the server resumed.")
 
 
 class Answer(_Said):

@@ -114,6 +114,7 @@ def test_a_restarted_edge_tells_its_tasks_apart_as_before(tmp_path):
     said = ask(edge)
     assert len(SurveyAnswer.of(said).tasks) == 2
     again = node(tmp_path, data=data, rules=rules)
+    again.settle("")
     assert again.survey.split().train.tolist() == edge.split.train.tolist()
     assert train(again, signature_digest(said.parts)) is None
 

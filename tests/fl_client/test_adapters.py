@@ -153,3 +153,28 @@ def test_a_torch_module_without_a_hidden_layer_is_told():
 def test_an_object_that_cannot_embed_is_told_what_it_lacks():
     with pytest.raises(ModelError, match=r"and object has no method embed\(x\) that returns it; add it, pass fit"):
         embedding_of(object(), {})
+
+
+def test_a_keras_model_is_pulled_towards_the_anchor_and_then_no_more():
+    work = keras_trainable((X, Y))
+    work.model.optimizer.learning_rate = 0.1
+    anchor = {name: np.full_like(value, 3) for name, value in work.get_weights().items()}
+    work.pull_towards(anchor)
+    work.train({"proximal-mu": 10.0})  # a step of the whole way
+    for name, value in work.get_weights().items():
+        np.testing.assert_allclose(value, anchor[name], atol=1e-5)
+    work.pull_towards(None)
+    work.train({"proximal-mu": 0.0})
+    assert np.abs(next(iter(work.get_weights().values())) - 3).max() > 1e-4
+
+
+def test_a_torch_module_is_pulled_towards_the_anchor():
+    work = torch_trainable((X, Y))
+    anchor = {name: np.full_like(value, 3) for name, value in work.get_weights().items()}
+    apart = []
+    for mu in (0.0, 50.0):
+        work.set_weights({name: np.zeros_like(value) for name, value in anchor.items()})
+        work.pull_towards(anchor)
+        work.train({"proximal-mu": mu})
+        apart.append(max(np.abs(value - 3).max() for value in work.get_weights().values()))
+    assert apart[1] < 1 < apart[0]

@@ -49,6 +49,9 @@ class ContextDocument(_Part):
     role: Literal["superlink", "server", "cloud", "edge"]
     worker: str = Field(description="Name of the edge, or of the server.")
     run_folder: str
+    state_folder: str | None = Field(
+        default=None, description="Where an edge keeps what its next process needs; by default in the run folder."
+    )
     parameters: dict[str, Any] = Field(default_factory=dict)
     train_data: DatasetSource | None = None
     eval_data: DatasetSource | None = None

@@ -76,7 +76,7 @@ class RoundStarted(_Event):
 
 
 class RoundFinished(_Event):
-    """A round's models are aggregated. Times in seconds, sizes in bytes on the wire."""
+    """A round's models are aggregated. Times in seconds, sizes in bytes on the wire, with what was asked before it."""
 
     event: Literal["round-finished"] = "round-finished"
     round: int

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 
 import stamina
 from flwr.app import Error, Message, RecordDict
 
 from ..core.errors import JobFailedError, TemporaryError, WireError
-from ..lib import context, exchange, wire
+from ..lib import exchange, wire
 from ..lib.coded_records import NEEDS_MODEL
 from ..lib.exchange import Instruction, Verb
 from ..lib.flower_objects import LinkLostError, RunOverError
@@ -80,7 +79,7 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
     """
     _connect(link, reconnect_for)
     poller = _Poller()
-    coding = _coding(link)
+    coding = EdgeCoding(keeps_model=not link.warm)
     try:
         while not node.finished:
             try:
@@ -101,14 +100,6 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
                 _connect(link, reconnect_for)
     finally:
         link.close()
-
-
-def _coding(link: NodeLink) -> EdgeCoding:
-    document = context.current()
-    if document is None:
-        return EdgeCoding()
-    file = Path(document.run_folder) / "edges" / document.worker / "compression.bin"
-    return EdgeCoding(file, keeps_model=not link.warm)
 
 
 def _connect(link: NodeLink, reconnect_for: float) -> None:
@@ -145,6 +136,8 @@ def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, codin
     try:
         packed = wire.unpack(message.content)
         instruction = exchange.read_instruction(packed)
+        folder = node.settle(instruction.run)
+        coding.settle(instruction.run, None if folder is None else folder / "compression.bin")
         content = coding.decode(packed)
     except WireError as error:
         log.warning("a message was left unanswered: %s", error)

@@ -137,7 +137,8 @@ class ServerJob:
         """Run the loop; when the SuperLink is lost, run it again from where it was."""
         while True:
             grid, owners = open_grid()
-            mail = Mail(grid, ttl=max(3600.0, 2 * self._limits.round_deadline), compression=self._compression)
+            ttl = max(3600.0, 2 * self._limits.round_deadline)
+            mail = Mail(grid, ttl=ttl, compression=self._compression, run=self._document.run)
             roster = Roster(mail, self._document.edges, algorithm=self._algorithm, owners=owners)
             loop = RoundLoop(
                 mail,

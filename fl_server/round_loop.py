@@ -120,9 +120,9 @@ class RoundLoop(Floor):
 
     def _round(self, number: int) -> None:
         self._wait_for_edges(f"round {number} can start")
+        down, up = self._mail.bytes_down, self._mail.bytes_up
         self._query(number)
-        arrays = self._model()
-        started, down, up = time.monotonic(), self._mail.bytes_down, self._mail.bytes_up
+        arrays, started = self._model(), time.monotonic()
         state = Round(number)
         view = self._view(lambda m: m.can_train, patience=self._limits.start_deadline)
         messages = self._call(

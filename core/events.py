@@ -143,9 +143,10 @@ class TasksGrouped(_Event):
     tasks: list[TaskPlace]
     tree: list[tuple[int, int, float]] = Field(
         default_factory=list,
-        description="How groups came about: two nodes and their distance; the tasks are the first nodes, in order.",
+        description="How groups came about: two nodes and their distance; the tasks are the first nodes, in order, and "
+        "each merge makes the next.",
     )
-    signature_bytes: int = 0
+    signature_bytes: int = Field(default=0, description="Bytes that edges sent to be compared, in all; 0 if none was.")
 
 
 class TransferChosen(_Event):

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -154,7 +155,8 @@ class RunView:
             parts = [Text(self._waiting(), style="dim"), *([table] if rows else [])]
         if self.tasks.told:
             parts.append(Text(f"  {self.tasks.headline}", style="bold"))
-        parts += [Text(f"  {note}", style="yellow", overflow="fold") for note in self.notes[-3:]]
+        notes = [Text(note, style="yellow", overflow="fold") for note in self.notes[-3:]]
+        parts += [Padding(note, (0, 0, 0, 2)) for note in notes]
         return Group(*parts)
 
     def _waiting(self) -> str:

@@ -91,7 +91,7 @@ def task_flows(view: TaskView, marks: Marks) -> TaskFlows | None:
 def _times(view: TaskView) -> list[_Time]:
     """Return the times at which groups were others than before; of several in one round the last."""
     found: list[_Time] = []
-    for event in view.told:
+    for event in (event for event in view.told if event.tasks):
         groups = {label(place): place.group for place in event.tasks}
         if found and found[-1].round == event.round:
             found.pop()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +26,7 @@ _MOST_GROUPS = 12
 _MOST_TASKS = 40
 _MOST_MEMBERS = 8
 _MOST_CHANGES = 12
+_INDENT = (0, 0, 0, 2)
 # Terminals of fewer columns get their columns closer together.
 _WIDE = 72
 
@@ -201,9 +203,9 @@ def print_tasks(view: RunView, console: Console, *, run: str, phase: Phase) -> N
     if left > 0:
         console.print(Text(f"  {left:,} earlier times are left out here; --json has them", style="dim"))
     for line in tasks.changes[-_MOST_CHANGES:]:
-        console.print(Text(f"  {line}"))
+        console.print(Padding(Text(line), _INDENT))
     for note in tasks.notes[-_MOST_CHANGES:]:
-        console.print(Text(f"  {one_line(note, 500)}", style="yellow"))
+        console.print(Padding(Text(one_line(note, 500), style="yellow"), _INDENT))
 
 
 class _Places:
@@ -215,6 +217,7 @@ class _Places:
         self._sizes = Counter(place.group for place in places)
         self._scores = outcomes.metric is not None and any(e.after is not None for e in outcomes.edges)
         self._several = any(len(tasks.of_edge(place.edge)) > 1 for place in places)
+        self._named = any(label(place) != one_line(place.edge) for place in places)
         self._gap = 2 if console.width >= _WIDE else 1
         taken = sum(width + self._gap for _, width in self._columns())
         longest = max((len(label(place)) for place in places), default=0)
@@ -232,7 +235,7 @@ class _Places:
     def show(self, places: Sequence[TaskPlace]) -> None:
         """Print one group's."""
         table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, self._gap, 0, 0))
-        table.add_column("task" if self._several else "edge", width=self._name, overflow="fold")
+        table.add_column("task" if self._named else "edge", width=self._name, overflow="fold")
         for name, width in self._columns():
             table.add_column(name, justify="right", width=width, no_wrap=True)
         for place in places[:_MOST_TASKS]:

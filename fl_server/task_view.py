@@ -21,7 +21,7 @@ APART = 0.1
 _ALL = "all"
 _SIGNATURES = ("gave no signature", "has no labels", "do not fit")
 _GROUPING = ("similarity-grouping", "ifca", "cfl", "pacfl", "fl-hc")
-_MOST_MOVES = 4
+_MOST_MOVES, _MOST_SHORT_NAMES = 4, 3
 
 _CHOICES = {
     "none": "a model of its own",
@@ -113,6 +113,8 @@ class TaskView:
     def group_of(self, edge: str) -> str | None:
         """Return the group of an edge, or of its tasks, in words; None where there are no groups."""
         found = sorted({place.group for place in self.of_edge(edge)}, key=by_name)
+        if len(found) > _MOST_SHORT_NAMES:
+            return f"{len(found):,} groups"
         return ", ".join(short_name(name) for name in found) if found else None
 
     @property

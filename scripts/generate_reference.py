@@ -157,8 +157,9 @@ def _type(part: Schema) -> str:
 
 def _array(part: Schema) -> str:
     if "prefixItems" in part:
-        return f"list of {len(part['prefixItems'])} {_type(part['prefixItems'][0])}s"
-    items = _type(part["items"]) if part.get("items") else "values"
+        kinds = [_type(item) for item in part["prefixItems"]]
+        return f"list of {len(kinds)} {kinds[0]}s" if len(set(kinds)) == 1 else f"list of a {', a '.join(kinds)}"
+    items = _type(part["items"]).replace("list of", "lists of", 1) if part.get("items") else "values"
     least, most = part.get("minItems"), part.get("maxItems")
     return f"list of {items}" + (f", {least:,} to {most:,}" if least is not None and most is not None else "")
 
@@ -307,20 +308,27 @@ def run_events() -> str:
         "A later version may add fields and kinds; a reader passes over those that it does not know.\n",
     ]
     union = get_args(events.Event)[0]
+    parts: dict[str, type[BaseModel]] = {}
     for model in get_args(union):
-        kind = model.model_fields["event"].default
-        out += [f"## {kind}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
-        schema = model.model_json_schema()
-        rows = [
-            (f"`{name}`", _event_type(part), part.get("description", ""))
-            for name, part in schema["properties"].items()
-            if name not in ("event", "time")
-        ]
-        if any(row[2] for row in rows):
-            out += _table(("field", "type", "meaning"), rows)
-        else:
-            out += _table(("field", "type"), (row[:2] for row in rows))
+        out += _event(model.model_fields["event"].default, model)
+        parts.update({name: _model_named(model, name) for name in _references(model.model_json_schema())})
+    for name, model in parts.items():
+        out += _event(name, model)
     return "\n".join(out)
+
+
+def _event(title: str, model: type[BaseModel]) -> list[str]:
+    """Describe an event, or a part of one."""
+    schema = model.model_json_schema()
+    rows = [
+        (f"`{name}`", _event_type(part), part.get("description", ""))
+        for name, part in schema["properties"].items()
+        if name not in ("event", "time")
+    ]
+    out = [f"## {title}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
+    if any(row[2] for row in rows):
+        return out + _table(("field", "type", "meaning"), rows)
+    return out + _table(("field", "type"), (row[:2] for row in rows))
 
 
 def _event_type(part: Schema) -> str:

@@ -170,6 +170,17 @@ def test_two_tasks_at_one_place_are_drawn() -> None:
     assert [(p.x, p.y) for p in found.points] == [("50", "50")] * 2
 
 
+def test_places_too_far_apart_for_a_scale_are_drawn_in_the_middle() -> None:
+    event = grouped(edges(2), [0, 1])
+    tasks = [
+        task.model_copy(update={"map": (way * 1.7e308, 0.0)}) for task, way in zip(event.tasks, (1, -1), strict=True)
+    ]
+    view = _view(event.model_copy(update={"tasks": tasks}))
+    found = task_map(view, _marks(view))
+    assert found is not None
+    assert [(p.x, p.y) for p in found.points] == [("50", "50")] * 2
+
+
 def test_a_task_without_a_signature_is_not_on_the_map() -> None:
     event = grouped(edges(4), [0, 0, 1, 1])
     tasks = [event.tasks[0].model_copy(update={"signed": False}), *event.tasks[1:]]
@@ -283,6 +294,14 @@ def test_each_way_that_tasks_went_is_a_band_as_high_as_they_are_many() -> None:
     assert [label.text for label in flows.right] == ["group-1 · 2", "group-2 · 2"]
     assert [label.text for label in flows.times] == ["1", "6"]
     assert "1 task moved on the way" in flows.description
+
+
+def test_bands_that_leave_one_group_lie_below_each_other() -> None:
+    told = [grouped(edges(4), [0, 0, 0, 0]), grouped(edges(4), [0, 0, 1, 1], at_round=6)]
+    flows = task_flows(_view(*told), _marks(_view(*told)))
+    assert flows is not None
+    starts = [band.path.partition("C")[0] for band in flows.bands if "flow" in band.kind]
+    assert starts == ["M14,0", "M14,120"]
 
 
 def test_of_many_changes_the_first_the_last_and_the_largest_are_drawn() -> None:

@@ -143,6 +143,11 @@ def test_a_group_that_goes_into_another_is_told_as_one_change() -> None:
     assert _changes(before, after)[1] == "round 1: why: 1 group; group-2 joined group-1; group-3 joined group-1"
 
 
+def test_tasks_that_go_together_to_a_new_group_have_moved_and_not_joined() -> None:
+    before, after = _placed(a="group-1", b="group-2", c="group-2"), _placed(a="group-1", b="group-3", c="group-3")
+    assert _changes(before, after)[1].endswith("2 groups; b group-2 → group-3; c group-2 → group-3")
+
+
 def test_many_moves_are_counted_by_their_ways() -> None:
     before = _placed(**{f"e{i}": "group-1" for i in range(9)}, x="group-1", y="group-2")
     after = _placed(**{f"e{i}": f"group-{2 + i % 2}" for i in range(9)}, x="group-1", y="group-2")

@@ -79,6 +79,24 @@ class Outcomes:
         return sum(1 for edge in self.edges if edge.group_model is not None and edge.group_model != edge.after)
 
     @property
+    def went_on(self) -> str:
+        """Say how many edges went on alone at the end, and what all reached before; nothing if none did."""
+        count = self.finetuned
+        if not count:
+            return ""
+        model = "the groups' models" if self.has_groups else "the one model"
+        return (
+            f"{count:,} edge{'s' * (count != 1)} went on alone at the end; with {model} as "
+            f"{'they were' if self.has_groups else 'it was'}, all edges have "
+            f"{format_score(self.overall.group_model, self.metric)}"
+        )
+
+    @property
+    def whose(self) -> str:
+        """Whose model `after` is of."""
+        return "each edge's own model" if self.has_groups or self.finetuned else "the global model"
+
+    @property
     def has_one_model(self) -> bool:
         """Whether one model for all was measured beside the groups'."""
         return self.overall.one_model is not None

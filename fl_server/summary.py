@@ -126,14 +126,6 @@ def _key_to(outcomes: Outcomes) -> str:
     name = (outcomes.metric or "").replace("_", " ")
     unit = "; gains in points" if is_share(outcomes.metric) else ""
     alone = "; alone: the edge trained without the others" if outcomes.has_alone else ""
-    whose = "each edge's own model" if outcomes.has_groups else "the global model"
     one = "; one model: trained by all edges together" if outcomes.has_one_model else ""
-    return f"{name} of {whose} on each edge's evaluation data{unit}{one}{alone}{_finetuned(outcomes)}"
-
-
-def _finetuned(outcomes: Outcomes) -> str:
-    count, mean = outcomes.finetuned, outcomes.overall.group_model
-    if not count or not outcomes.has_groups:
-        return ""
-    some = f"{count:,} edge{'s' * (count != 1)} went on alone at the end"
-    return f"; {some}: with the groups' models as they were, all edges have {format_score(mean, outcomes.metric)}"
+    went_on = f"; {outcomes.went_on}" if outcomes.went_on else ""
+    return f"{name} of {outcomes.whose} on each edge's evaluation data{unit}{one}{alone}{went_on}"

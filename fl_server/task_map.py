@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,8 @@ _MOST_POINTS = 1_000
 _MOST_NAMES = 40
 _MOST_GROUP_NAMES = 12
 _MANY = 150
+# Beyond this, or where it is no number, a place is no place.
+_LARGEST = 1e100
 # The plot's proportions, and the width on which labels are laid out: that of a narrow window, so that they are clear of
 # each other on wider ones too. On a phone only the groups' names are shown.
 _WIDE, _LOW, _TALL = 480.0, 320.0, 480.0
@@ -55,7 +56,7 @@ _Box = tuple[float, float, float, float]
 
 def task_map(view: TaskView, marks: Marks, *, tall: bool = False) -> TaskMap | None:
     """Draw the tasks' signatures where they lie, on a plot that may be tall; None if there are not two to compare."""
-    known = [p for p in view.places if view.knows(p) and all(map(math.isfinite, p.map))]
+    known = [p for p in view.places if view.knows(p) and all(abs(value) < _LARGEST for value in p.map)]
     if len(known) < 2:
         return None
     shown = _thinned(known)
@@ -75,9 +76,8 @@ def task_map(view: TaskView, marks: Marks, *, tall: bool = False) -> TaskMap | N
     ]
     notes = [f"{len(shown):,} of {len(known):,} tasks are drawn"] if len(shown) < len(known) else []
     left = len(view.places) - len(known)
-    notes += [f"{left:,} task{'s' * (left != 1)} without a signature {'are' if left != 1 else 'is'} left out"] * bool(
-        left
-    )
+    if left:
+        notes.append(f"{left:,} task{' is' if left == 1 else 's are'} left out, without a signature")
     count = len({place.group for place in known})
     return TaskMap(
         points=points,
@@ -104,8 +104,6 @@ def _positions(places: Sequence[TaskPlace], tall: float, *, share: float) -> lis
     xs, ys = [p.map[0] for p in places], [p.map[1] for p in places]
     (left, right), (low, high) = (min(xs), max(xs)), (min(ys), max(ys))
     scale = (1 / share) * max((right - left) / (_WIDE - 2 * _EDGE), (high - low) / (tall - 2 * _EDGE), 1e-12)
-    if not math.isfinite(scale):
-        return [(_WIDE / 2, tall / 2)] * len(places)
     across, down = (left + right) / 2, (low + high) / 2
     return [(_WIDE / 2 + (x - across) / scale, tall / 2 - (y - down) / scale) for x, y in zip(xs, ys, strict=True)]
 

@@ -279,5 +279,6 @@ class _Places:
             one = "; one model: trained by all edges together" if self._outcomes.has_one_model else ""
             alone = "; alone: the edge trained without the others" if self._outcomes.has_alone else ""
             star = "; *: over all tasks of the edge" if self._several and (one or alone) else ""
-            found.append(f"{name} on each edge's evaluation data{when}{one}{alone}{star}")
+            went_on = f"; {self._outcomes.went_on}" if self._outcomes.went_on else ""
+            found.append(f"{name} on each edge's evaluation data{when}{one}{alone}{star}{went_on}")
         return found

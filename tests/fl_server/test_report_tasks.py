@@ -112,6 +112,14 @@ def test_few_tasks_in_one_group_are_one_model(folder: RunFolder, count: int) -> 
     assert page.count("figure") == 4 + (2 if count > 1 else 0)
 
 
+def test_what_edges_reached_before_they_went_on_alone_is_told(folder: RunFolder) -> None:
+    page = _page(folder, run(edges(2), [grouped(edges(2), [0, 0])]))
+    assert "Accuracy of each edge’s own model" in page.text
+    assert "2 edges went on alone at the end; with the one model as it was, all edges have 85.0%." in page.text
+    page = _page(folder, run(edges(2), [grouped(edges(2), [0, 1])]))
+    assert "with the groups’ models as they were, all edges have 85.0%." in page.text
+
+
 def test_groups_that_gained_nothing_apart_are_said_to_have_been_tried(folder: RunFolder) -> None:
     names = edges(4)
     told = [grouped(names, [0, 0, 1, 1]), grouped(names, [0] * 4, at_round=2)]

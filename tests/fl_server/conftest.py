@@ -112,6 +112,8 @@ class ScriptedEdge:
                 records[exchange.EVALUATION] = exchange.to_metrics(self.eval_samples, {"mae": 1.0})
             case "bad-evaluation":
                 records[exchange.EVALUATION] = MetricRecord({"loss": 1.0})
+            case "more-evaluations":
+                records[exchange.evaluation_key("arrays/one/one")] = self.metrics()
             case "raise":
                 return "stay", self.said({}, failed="Traceback …", error="ValueError: no such column")
             case "error":

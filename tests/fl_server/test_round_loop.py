@@ -305,6 +305,13 @@ def test_an_edge_that_confirms_the_final_model_and_leaves_at_once_is_heard(run_j
     assert sorted(ran.of(RoundEvaluated)[-1].edges) == ["a", "b"]
 
 
+def test_what_edges_measure_of_other_models_does_not_add_to_the_score_before_the_first_round(run_job, edge):
+    ran = ok(run_job(*(edge(name, {1: "more-evaluations"}) for name in "ab"), rounds=1, min_edges=2))
+    first = ran.of(RoundEvaluated)[0]
+    assert first.round == 0
+    assert first.metrics["loss"] == first.edges["a"]["loss"] == 10.0
+
+
 # --- strategies
 
 

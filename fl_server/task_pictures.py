@@ -15,7 +15,7 @@ from .task_view import by_name
 
 __all__ = ["NO_GROUP", "Label", "Mark", "Marks", "fitting", "tenth"]
 
-# One for each class c0, c1, … of the style sheet.
+# One for each class c0, c1, … of the style sheet: far apart also for eyes that see two of the three colours.
 _COLOURS = 6
 _SHAPES = (
     "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",

@@ -9,9 +9,13 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from solar_corona.core.events import Event, JobFailed, TasksGrouped, TransferChosen, Warned
 from solar_corona.core.run_folder import RunFolder
@@ -20,6 +24,7 @@ from solar_corona.fl_server.report import write_report
 from solar_corona.tests.fl_server.grouped_runs import edges, grouped, run
 from solar_corona.tests.fl_server.report_pages import Page
 
+Floats = NDArray[np.floating[Any]]
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\n\u202e"
 
 
@@ -246,3 +251,39 @@ def test_every_class_of_the_pictures_has_a_rule_in_the_style_sheet(folder: RunFo
     used = {name for _, attrs in page.elements for name in (attrs.get("class") or "").split()}
     ruled = set(re.findall(r"\.([a-z][\w-]*)", page.style))
     assert used - ruled <= {"key", "disc", "sun", "warning", "left-out"}
+
+
+# How colours look to who lacks one kind of cones (Machado, Oliveira and Fernandes 2009), on linear RGB.
+_SIGHTS = {
+    "all cones": np.eye(3),
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def _linear(colour: str) -> Floats:
+    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def _lab(linear: Floats) -> Floats:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x = to_xyz @ np.clip(linear, 0, 1) / np.array([0.9505, 1, 1.089])
+    f = np.where(x > 0.008856, np.cbrt(x), 7.787 * x + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_of_groups_stand_out_and_differ_for_every_kind_of_sight(folder: RunFolder, scheme: str) -> None:
+    style = _page(folder, run(edges(2), [grouped(edges(2), [0, 1])])).style
+    part = style.partition("@media")[2 if scheme == "dark" else 0]
+    card, *colours = [
+        re.findall(rf"--{name}: (#\w{{6}})", part)[0] for name in ("card", "c0", "c1", "c2", "c3", "c4", "c5")
+    ]
+    light = [float(_linear(colour) @ [0.2126, 0.7152, 0.0722]) + 0.05 for colour in (card, *colours)]
+    assert min(max(light[0], one) / min(light[0], one) for one in light[1:]) >= 3, "WCAG 2.2, 1.4.11"
+    for sight, matrix in _SIGHTS.items():
+        seen = [_lab(np.array(matrix) @ _linear(colour)) for colour in colours]
+        apart = min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2))
+        assert apart > 20, sight

@@ -200,20 +200,17 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
 def tasks(job: RunArgument, as_json: JsonOption = False) -> None:
     """Show which edges' tasks are similar in the last run, and why."""
     from .core.run_folder import find_run
-    from .fl_server.task_view import TaskView, print_tasks
+    from .fl_server.progress import RunView
+    from .fl_server.task_text import print_tasks, tasks_status
 
-    view = TaskView.of(find_run(job, _root()).events())
+    folder, view = find_run(job, _root()), RunView()
+    view.take(folder.events())
+    phase = folder.phase()
     if as_json:
-        print_json(
-            {
-                "groups": [group.model_dump(mode="json") for group in view.groups],
-                "tasks": [place.model_dump(mode="json") for place in view.places],
-                "changes": view.changes,
-                "notes": view.notes,
-            }
-        )
+        found = tasks_status(view, job=folder.path.parent.name, run=folder.path.name, phase=phase)
+        print_json(found.model_dump(mode="json"))
     else:
-        print_tasks(view, console)
+        print_tasks(view, console, run=f"{folder.path.parent.name} · run {folder.path.name}", phase=phase)
 
 
 @app.command()

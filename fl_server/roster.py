@@ -90,16 +90,28 @@ class Roster:
         """Return the job's edges that are not here."""
         return [name for name in self._edges if name not in self._members]
 
+    def online(self, every: float) -> set[int] | None:
+        """Return the nodes that are there; None if that was asked less than so many seconds ago."""
+        now = time.monotonic()
+        if now - self._looked < every:
+            return None
+        self._looked = now
+        return set(self._mail.grid.get_node_ids())
+
     def look(self, every: float) -> tuple[list[Event], list[tuple[str, Sent]]]:
         """Look who is online, at most every so many seconds; greet the new, and drop the gone.
 
         Returns events, and what the gone still owed.
         """
-        now = time.monotonic()
-        if now - self._looked < every:
+        return self.update(self.online(every))
+
+    def update(self, online: set[int] | None) -> tuple[list[Event], list[tuple[str, Sent]]]:
+        """Greet who is new among those that `online` gave, and drop the gone, as `look` does.
+
+        Take in replies between the two: then all that the gone have sent is there, and nothing of it is lost.
+        """
+        if online is None:
             return [], []
-        self._looked = now
-        online = set(self._mail.grid.get_node_ids())
         new = online - self._greeted
         hello = Instruction(verb=Verb.HELLO)
         content = RecordDict()

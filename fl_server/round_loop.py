@@ -303,7 +303,9 @@ class RoundLoop(Floor):
         if number >= 1:
             metrics = self._call("aggregate_evaluate", lambda s: s.aggregate_evaluate(number, messages))
         else:  # Flower has no evaluation before the first round, so no strategy expects one.
-            metrics = aggregate_metricrecords([m.content for m in messages], "num-examples")
+            # What an edge measured of other models beside its own is no part of the mean.
+            own = [RecordDict({"metrics": m.content["metrics"]}) for m in messages]
+            metrics = aggregate_metricrecords(own, "num-examples")
         self._emit(
             RoundEvaluated(
                 round=number,

@@ -14,11 +14,14 @@ from rich.console import Console
 
 from ..core.errors import ExitCode
 from ..core.run_folder import Phase, RunFolder, RunOrigin, is_alive
+from .plain_text import few, one_line
 from .progress import RunView
 
 __all__ = ["RunStatus", "describe", "follow_logs", "status_of"]
 
 _POLL = 0.2
+_MOST_GROUPS = 12
+_MOST_MEMBERS = 8
 
 
 class WorkerStatus(BaseModel):
@@ -73,7 +76,7 @@ def status_of(folder: RunFolder) -> RunStatus:
         folder=str(folder.path),
         phase=phase,
         last_event=_clock(events[-1].time) if events else None,
-        round=max((r.number for r in view.rows.values() if r.replied is not None), default=0),
+        round=view.round,
         rounds=view.started.rounds if view.started else 0,
         edges_here=sorted(view.joined),
         metrics=max(evaluated, key=lambda r: r.number).evaluation if evaluated else {},
@@ -102,11 +105,11 @@ def describe(status: RunStatus, console: Console) -> None:
     console.print(f"round {status.round} of {status.rounds}, {len(status.edges_here)} edges came", highlight=False)
     if status.metrics:
         shown = ", ".join(f"{n} {v:.4f}" for n, v in status.metrics.items() if n != "num-examples")
-        console.print(f"global model: {shown}")
+        whose = "global model" if len(status.groups) < 2 else "each edge under its group's model"
+        console.print(f"{whose}: {shown}", markup=False)
     if status.last_event is not None:
         console.print(f"last event: {status.last_event:%Y-%m-%d %H:%M:%S}, {_ago(status.last_event)} ago")
-    for group, members in status.groups.items():
-        console.print(f"  {group}: {', '.join(members)}", markup=False, highlight=False)
+    _describe_groups(status.groups, console)
     for name, worker in status.workers.items():
         again = f", started again {worker.restarts}×" if worker.restarts else ""
         console.print(f"  {name:<14} {_how(worker)}, process {worker.pid}{again}", markup=False, soft_wrap=True)
@@ -142,6 +145,15 @@ def _how(worker: WorkerStatus) -> str:
     if worker.exit_code == ExitCode.INTERRUPTED:
         return "stopped"
     return f"failed with exit status {worker.exit_code}" if worker.exit_code else "done"
+
+
+def _describe_groups(groups: dict[str, list[str]], console: Console) -> None:
+    for name in list(groups)[:_MOST_GROUPS]:
+        members, count = groups[name], len(groups[name])
+        tasks = f"{count:,} task{'s' * (count != 1)}"
+        console.print(f"  {one_line(name)}: {tasks}: {few(members, _MOST_MEMBERS)}", markup=False, highlight=False)
+    if len(groups) > _MOST_GROUPS:
+        console.print(f"  and {len(groups) - _MOST_GROUPS:,} more groups: see `solar-corona tasks`", markup=False)
 
 
 def follow_logs(folder: RunFolder, names: list[str], *, lines: int, follow: bool) -> Iterator[tuple[str, str]]:

@@ -157,8 +157,9 @@ def _type(part: Schema) -> str:
 
 def _array(part: Schema) -> str:
     if "prefixItems" in part:
-        return f"list of {len(part['prefixItems'])} {_type(part['prefixItems'][0])}s"
-    items = _type(part["items"]) if part.get("items") else "values"
+        kinds = [_type(item) for item in part["prefixItems"]]
+        return f"list of {len(kinds)} {kinds[0]}s" if len(set(kinds)) == 1 else f"list of a {', a '.join(kinds)}"
+    items = _type(part["items"]).replace("list of", "lists of", 1) if part.get("items") else "values"
     least, most = part.get("minItems"), part.get("maxItems")
     return f"list of {items}" + (f", {least:,} to {most:,}" if least is not None and most is not None else "")
 

@@ -76,7 +76,8 @@ class ScriptedEdge:
             case Verb.FINISH:
                 if self.final == "silent":
                     return "stay", None
-                return "stay", self.said({"metrics": self.metrics()})
+                what = "leave" if self.final == "leaves" else "stay"
+                return what, self.said({"metrics": self.metrics()})
         return "stay", self.said({})
 
     def _first(self) -> tuple[str, RecordDict | Error | None]:
@@ -115,6 +116,8 @@ class ScriptedEdge:
                 records[exchange.EVALUATION] = exchange.to_metrics(self.eval_samples, {"mae": 1.0})
             case "bad-evaluation":
                 records[exchange.EVALUATION] = MetricRecord({"loss": 1.0})
+            case "more-evaluations":
+                records[exchange.evaluation_key("arrays/one/one")] = self.metrics()
             case "raise":
                 return "stay", self.said({}, failed="Traceback …", error="ValueError: no such column")
             case "error":
@@ -142,6 +145,7 @@ class ScriptedGrid(Grid):
         self.sent: list[tuple[str, Verb, int]] = []
         self.joins: list[tuple[float, ScriptedEdge]] = []
         self._replies: dict[str, tuple[float, int, Message]] = {}
+        self._leaving: list[tuple[str, int, Message]] = []
         for edge in edges:
             self.join(edge)
 
@@ -155,6 +159,10 @@ class ScriptedGrid(Grid):
         for due, edge in [j for j in self.joins if j[0] <= now]:
             self.joins.remove((due, edge))
             self.join(edge)
+        for message_id, node_id, reply in self._leaving:
+            del self.nodes[node_id]
+            self._replies[message_id] = (now, node_id, reply)
+        self._leaving.clear()
         return list(self.nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -176,6 +184,8 @@ class ScriptedGrid(Grid):
             del self.nodes[node_id]
             if what == "back":
                 self.joins.append((time.monotonic() + 0.02, edge))
+        elif reply is not None and what == "leave":  # both at once, just before the server looks who is there
+            self._leaving.append((message_id, node_id, Message(reply, reply_to=message)))
         elif reply is not None:
             self._replies[message_id] = (due, node_id, Message(reply, reply_to=message))
         return message_id

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The user's own script: a small convolutional network over 1.28 s of motion. Nothing in it knows of tasks or groups."""
+"""The user's script: a small convolutional network over 1.28 s of motion. Nothing in it knows of tasks or groups."""
 
 import keras
 
@@ -7,7 +7,7 @@ import solar_corona
 
 
 def scaled(x, y):
-    """Return accelerations in g, and rotations in half turns of 2 rad/s."""
+    """Return accelerations in g (9.81 m/s²) and rotations in units of 2 rad/s."""
     return x / [9.81, 9.81, 9.81, 2, 2, 2], y
 
 

@@ -3,8 +3,8 @@
 
 The service has one core and a model of about 10 ms; 256 connections ask it, each again as soon as it is answered or
 refused: no client here heeds `Retry-After`. Its capacity is what it answers to 32 connections, measured before and
-after each repeat. A process beside asks for its health 20 times a second, each time on a connection of its own. At the end, a
-service with 24 requests in flight gets SIGTERM.
+after each repeat. A process beside asks for its health 20 times a second, each time on a connection of its own. At the
+end, a service with 24 requests in flight gets SIGTERM.
 """
 
 from __future__ import annotations

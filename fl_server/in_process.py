@@ -7,18 +7,19 @@ a SuperLink; only what carries the messages differs.
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Lock, Thread
 from types import CodeType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -219,14 +220,15 @@ def _run(file: JobFile, folder: RunFolder, show: Callable[[RunView], None]) -> R
         for d in edges
     ]
     main = Thread(target=serve, name="server", daemon=True)
-    for thread in [main, *threads]:
-        thread.start()
     view, offset = RunView(), 0
-    while main.is_alive() or (not errors and any(t.is_alive() for t in threads)):
-        events, offset = folder.events_from(offset)
-        view.take(events)
-        show(view)
-        time.sleep(_TICK)
+    with _one_syntax_tree_at_a_time():
+        for thread in [main, *threads]:
+            thread.start()
+        while main.is_alive() or (not errors and any(t.is_alive() for t in threads)):
+            events, offset = folder.events_from(offset)
+            view.take(events)
+            show(view)
+            time.sleep(_TICK)
     view.take(folder.events_from(offset)[0])
     show(view)
     if errors:
@@ -245,6 +247,26 @@ def _cause(folder: RunFolder, threads: list[Thread]) -> JobFailedError | None:
         if failure is not None and not failure.told:
             return error_of(thread.name, failure, folder.log(thread.name))
     return None
+
+
+@contextmanager
+def _one_syntax_tree_at_a_time() -> Iterator[None]:
+    """Keep threads from parsing Python at the same moment.
+
+    CPython before 3.11.8 and 3.12.2 counts the depth of all threads' syntax trees in one place (python/cpython#106905)
+    and raises SystemError. TensorFlow parses a script's functions when it traces them, which edges do side by side.
+    """
+    parse, lock = ast.parse, Lock()
+
+    def one_by_one(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            return parse(*arguments, **options)
+
+    ast.parse = one_by_one
+    try:
+        yield
+    finally:
+        ast.parse = parse
 
 
 class _Turn:

@@ -307,20 +307,29 @@ def run_events() -> str:
         "A later version may add fields and kinds; a reader passes over those that it does not know.\n",
     ]
     union = get_args(events.Event)[0]
+    parts: dict[str, Schema] = {}
     for model in get_args(union):
-        kind = model.model_fields["event"].default
-        out += [f"## {kind}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
         schema = model.model_json_schema()
-        rows = [
-            (f"`{name}`", _event_type(part), part.get("description", ""))
-            for name, part in schema["properties"].items()
-            if name not in ("event", "time")
-        ]
-        if any(row[2] for row in rows):
-            out += _table(("field", "type", "meaning"), rows)
-        else:
-            out += _table(("field", "type"), (row[:2] for row in rows))
+        out += _event_section(model.model_fields["event"].default, schema)
+        parts |= schema.get("$defs", {})
+    for name, part in parts.items():
+        out += _event_section(name, part)
     return "\n".join(out)
+
+
+def _event_section(title: str, schema: Schema) -> list[str]:
+    rows = [
+        (f"`{name}`", _event_type(part), part.get("description", ""))
+        for name, part in schema["properties"].items()
+        if name not in ("event", "time")
+    ]
+    described = any(row[2] for row in rows)
+    head = ("field", "type", "meaning") if described else ("field", "type")
+    return [
+        f"## {title}\n",
+        f"{inspect.cleandoc(schema.get('description', ''))}\n",
+        *_table(head, (row[: len(head)] for row in rows)),
+    ]
 
 
 def _event_type(part: Schema) -> str:

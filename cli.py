@@ -167,29 +167,52 @@ def print_json(value: object) -> None:
 @app.command()
 def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a job file, its script, its data and its strategy, and start nothing."""
-    from .core.job_file import read_job_file
+    from .core.inference_spec import JointInferenceService
+    from .core.job_file import read_any_job_file, read_job_file
     from .core.plan import plan
     from .core.preparation import local_placement
     from .core.run_folder import RunFolder
-    from .fl_server.job_checks import check_job
 
-    file = read_job_file(job, overrides or [])
-    check_job(file)
-    spec = file.job.spec
+    file = read_any_job_file(job, overrides or [])
+    if isinstance(file.job, JointInferenceService):
+        from .joint_inference.local_run import check_inputs
+
+        check_inputs(read_job_file(job, overrides or [], JointInferenceService))
+        count = len(file.job.spec.edges)
+        told = f"{count} edge{'s' * (count != 1)}, {'a cloud worker' if file.job.spec.cloud_worker else 'an endpoint'}"
+    else:
+        from .fl_server.job_checks import check_job
+
+        check_job(read_job_file(job, overrides or []))
+        spec = file.job.spec
+        told = f"{len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}"
     workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:
-        console.print(f"{job} is valid: {len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}")
+        console.print(f"{job} is valid: {told}")
 
 
 @app.command()
 def status(job: RunArgument, as_json: JsonOption = False) -> None:
     """Tell how the last run of a job stands."""
+    from .core.job_file import read_any_job_file
     from .core.run_folder import find_run
+
+    folder = find_run(job, _root())
+    if read_any_job_file(folder.job_file).job.kind == "JointInferenceService":
+        from .joint_inference.status import describe as describe_service
+        from .joint_inference.status import status_of as status_of_service
+
+        service = status_of_service(folder)
+        if as_json:
+            print_json(service.model_dump(mode="json"))
+        else:
+            describe_service(service, console)
+        return
     from .fl_server.status import describe, status_of
 
-    current = status_of(find_run(job, _root()))
+    current = status_of(folder)
     if as_json:
         print_json(current.model_dump(mode="json"))
     else:
@@ -222,7 +245,7 @@ def logs(
 ) -> None:
     """Show what the workers of the last run printed."""
     from .core.run_folder import find_run
-    from .fl_server.status import follow_logs
+    from .core.run_status import follow_logs
 
     folder = find_run(job, _root())
     known = folder.workers()

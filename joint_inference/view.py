@@ -55,19 +55,11 @@ class InferenceView:
         """Return a line for each edge, those that are degraded most first where there are many."""
         if not self.statistics:
             return Text("no edge has answered a sample yet", style="dim")
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        table.add_column("edge", overflow="fold")
-        for name in (
-            "frames",
-            "per s",
-            "uploaded",
-            "sent",
-            "edge p50/p99 ms",
-            "cloud p50/p99 ms",
-            "degraded",
-            "circuit",
-        ):
-            table.add_column(name, justify="right")
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
+        table.add_column("
+edge", overflow="fold")
+        for name in _COLUMNS:
+            table.add_column(name, justify="right", no_wrap=True)
         rows = [self.statistics[edge] for edge in self.edges if edge in self.statistics]
         if len(rows) > _MOST_ROWS:
             rows = sorted(rows, key=lambda found: -found.degraded)[:_MOST_ROWS]

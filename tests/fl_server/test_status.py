@@ -14,7 +14,8 @@ from rich.console import Console
 
 from solar_corona.core.events import EdgeJoined, JobStarted, RoundEvaluated, RoundFinished, RoundStarted, Warned
 from solar_corona.core.run_folder import ProcessState, RunFolder, RunOrigin, RunState, process_start_of
-from solar_corona.fl_server.status import describe, follow_logs, status_of
+from solar_corona.core.run_status import follow_logs
+from solar_corona.fl_server.status import describe, status_of
 
 
 @pytest.fixture

@@ -25,6 +25,16 @@ Show = Callable[["InferenceView"], None]
 _reader = TypeAdapter(EdgeStatistics)
 _SAY_EVERY = 5.0
 _MOST_ROWS = 40
+_COLUMNS = (
+    "\nframes",
+    "per\nsecond",
+    "up-\nloaded",
+    "\nsent",
+    "edge ms\np50/p99",
+    "cloud ms\np50/p99",
+    "de-\ngraded",
+    "\ncircuit",
+)
 
 
 @dataclass
@@ -56,8 +66,7 @@ class InferenceView:
         if not self.statistics:
             return Text("no edge has answered a sample yet", style="dim")
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
-        table.add_column("
-edge", overflow="fold")
+        table.add_column("\nedge", overflow="fold")
         for name in _COLUMNS:
             table.add_column(name, justify="right", no_wrap=True)
         rows = [self.statistics[edge] for edge in self.edges if edge in self.statistics]

@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import joint_inference as joint_inference
     from .fl_client import collaborative_training as collaborative_training
+    from .joint_inference.loading import load_model as load_model
     from .lib import context as context
     from .lib import losses as losses
     from .lib import metrics as metrics
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from .lib.datasets import load_dataset as load_dataset
     from .lib.datasets import load_eval_dataset as load_eval_dataset
     from .lib.datasets import load_train_dataset as load_train_dataset
-    from .lib.models import load_model as load_model
     from .lib.models import load_weights as load_weights
     from .lib.models import save_model as save_model
     from .lib.multitask import make_multitask as make_multitask
@@ -40,9 +41,10 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "check_strategy": (".strategies.checks", "check_strategy"),
     "collaborative_training": (".fl_client.collaborative_training", None),
     "context": (".lib.context", None),
+    "joint_inference": (".joint_inference", None),
     "load_dataset": (".lib.datasets", "load_dataset"),
     "load_eval_dataset": (".lib.datasets", "load_eval_dataset"),
-    "load_model": (".lib.models", "load_model"),
+    "load_model": (".joint_inference.loading", "load_model"),
     "load_train_dataset": (".lib.datasets", "load_train_dataset"),
     "load_weights": (".lib.models", "load_weights"),
     "losses": (".lib.losses", None),
@@ -61,6 +63,7 @@ __all__ = [
     "check_strategy",
     "collaborative_training",
     "context",
+    "joint_inference",
     "load_dataset",
     "load_eval_dataset",
     "load_model",

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .core.errors import ExitCode, SolarCoronaError, SpecError
+from .core.errors import ExitCode, JobFailedError, SolarCoronaError, SpecError
 from .core.settings import Settings, quiet_engines
 
 if TYPE_CHECKING:
@@ -62,11 +62,17 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a job on this machine, and show how it goes."""
-    from .fl_server.local_run import LocalRun, prepare
+    from .core.job_file import read_any_job_file
 
-    changes = overrides or []
-    file, folder = prepare(job, changes, resume=resume, root=_root())
-    with folder.locked():
+    if read_any_job_file(job, overrides or []).job.kind == "JointInferenceService":
+        if resume or in_process:
+            raise SpecError("a JointInferenceService has no rounds; leave out --resume and --in-process")
+        _run_inference(job, overrides or [], as_json=as_json)
+        return
+    from .fl_server.local_run import LocalRun, prepared
+
+    command = ["run", *(["--in-process"] if in_process else [])]
+    with prepared(job, overrides or [], command=command, resume=resume, root=_root()) as (file, folder):
         if in_process:
             from .fl_server.in_process import run_in_process as work
 
@@ -76,8 +82,23 @@ def run(
     _conclude(job, folder, view, as_json=as_json)
 
 
+def _run_inference(job: Path, overrides: list[str], *, as_json: bool) -> None:
+    from .joint_inference.local_run import InferenceRun, prepared
+    from .joint_inference.view import display
+
+    with prepared(job, overrides, root=_root()) as (file, folder):
+        edges = [edge.name for edge in file.job.spec.edges]
+        with display(console, edges=edges, as_json=as_json) as show:
+            view = InferenceRun.of(file, folder).run(show)
+    if as_json:
+        print_json({"result": "succeeded", "run": str(folder.path)})
+    elif not console.is_terminal:
+        console.print(view.table())
+
+
 def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
     """Run `work` with live progress: a table on a terminal, JSON lines or plain lines elsewhere."""
+    from .core.run_folder import RunOrigin
     from .fl_server.display import display
 
     try:
@@ -85,7 +106,8 @@ def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
             return work(show)  # type: ignore[no-any-return]
     except KeyboardInterrupt:
         if not as_json:
-            errors.print(f"stopped; go on with: solar-corona run --resume JOB.yaml (state in {folder.path})")
+            origin = folder.read_origin() or RunOrigin(job_file="JOB.yaml")
+            errors.print(f"stopped; go on with: {origin.resume(_command())}", markup=False, soft_wrap=True)
         raise
     except SolarCoronaError:
         _report(folder)
@@ -146,18 +168,15 @@ def print_json(value: object) -> None:
 def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a job file, its script, its data and its strategy, and start nothing."""
     from .core.job_file import read_job_file
+    from .core.plan import plan
+    from .core.preparation import local_placement
     from .core.run_folder import RunFolder
-    from .fl_server.local_run import check_inputs, local_plan
+    from .fl_server.job_checks import check_job
 
     file = read_job_file(job, overrides or [])
-    check_inputs(file)
+    check_job(file)
     spec = file.job.spec
-    workers = local_plan(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9").workers
-    quiet_engines()
-    sys.path.insert(0, str(job.resolve().parent))
-    from .strategies import create
-
-    create(spec.algorithm, spec.aggregation.options, min_edges=spec.min_edges, fraction=spec.aggregation.fraction)
+    workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:
@@ -181,20 +200,17 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
 def tasks(job: RunArgument, as_json: JsonOption = False) -> None:
     """Show which edges' tasks are similar in the last run, and why."""
     from .core.run_folder import find_run
-    from .fl_server.task_view import TaskView, print_tasks
+    from .fl_server.progress import RunView
+    from .fl_server.task_text import print_tasks, tasks_status
 
-    view = TaskView.of(find_run(job, _root()).events())
+    folder, view = find_run(job, _root()), RunView()
+    view.take(folder.events())
+    phase = folder.phase()
     if as_json:
-        print_json(
-            {
-                "groups": [group.model_dump(mode="json") for group in view.groups],
-                "tasks": [place.model_dump(mode="json") for place in view.places],
-                "changes": view.changes,
-                "notes": view.notes,
-            }
-        )
+        found = tasks_status(view, job=folder.path.parent.name, run=folder.path.name, phase=phase)
+        print_json(found.model_dump(mode="json"))
     else:
-        print_tasks(view, console)
+        print_tasks(view, console, run=f"{folder.path.parent.name} · run {folder.path.name}", phase=phase)
 
 
 @app.command()
@@ -223,7 +239,8 @@ def stop(job: RunArgument) -> None:
 
     folder = find_run(job, _root())
     if not folder.stop():
-        console.print(f"nothing to stop: the last run {folder.path.name} is {folder.phase()}")
+        ended = {"succeeded": "has succeeded", "failed": "has failed", "stopped": "was stopped already"}
+        console.print(f"nothing to stop: the last run {folder.path.name} {ended.get(folder.phase(), 'is not running')}")
         return
     end = time.monotonic() + 20
     while folder.phase() in ("starting", "running") and time.monotonic() < end:
@@ -288,10 +305,11 @@ def server(
     as_json: JsonOption = False,
 ) -> None:
     """Run the server's half of a job; edges come from other machines with `solar-corona edge`."""
-    from .fl_server.local_run import LocalRun, prepare
+    from .fl_server.local_run import LocalRun, prepared
 
-    file, folder = prepare(job, overrides or [], resume=resume, root=_root())
-    with folder.locked():
+    command = ["server", "--host", host, "--port", str(port)]
+    opened = prepared(job, overrides or [], command=command, resume=resume, root=_root(), edges_here=False)
+    with opened as (file, folder):
         half = LocalRun.of(file, folder, listen=host, port=port).only("superlink", "server")
         if not as_json:
             console.print(
@@ -325,6 +343,88 @@ def edge(
     raise typer.Exit(run_edge(job, overrides or [], name=name, address=superlink, ca=ca, key=key, root=_root()))
 
 
+@app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="A model, NAME=MODEL, a folder of versions, or a folder of those."),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Samples in a batch, and in a request.")] = 16,
+    batch_wait: Annotated[float, typer.Option(min=0, help="Seconds that a batch which is not full waits.")] = 0.0,
+    max_queue: Annotated[int, typer.Option(min=1, help="Samples of a model that wait; more are refused.")] = 128,
+    max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 32 << 20,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds in which a request is answered.")] = 30.0,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that compute one batch.")] = 1,
+    sha256: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SHA256", help="Fingerprint that a model must have.")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File of bearer tokens, one a line; only they are let in.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="The service's certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.")] = None,
+    client_ca: Annotated[
+        Path | None, typer.Option(help="CA of client certificates, PEM; only clients that show one are let in.")
+    ] = None,
+    model_control: Annotated[bool, typer.Option("--model-control", help="Let clients load and unload models.")] = False,
+) -> None:
+    """Serve models over the Open Inference Protocol, until SIGTERM or Ctrl-C."""
+    from .joint_inference.service.command import run_service
+
+    run_service(
+        models,
+        host=host,
+        port=port,
+        fingerprints=sha256 or [],
+        token_file=token_file,
+        tls_files=(tls_cert, tls_key, client_ca),
+        announce=lambda text: console.print(text, soft_wrap=True),
+        max_batch=max_batch,
+        batch_wait=batch_wait,
+        max_queue=max_queue,
+        max_body=max_body,
+        max_memory=max(256 << 20, 2 * max_body),
+        timeout=timeout,
+        threads=threads,
+        model_control=model_control,
+    )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The shallow model.")],
+    data: Annotated[str, typer.Option(help="Labelled samples: a path or URL of npz, npy, csv, parquet or images.")],
+    big_model: Annotated[str, typer.Option(help="The deep model: a path, or the URL of a model that is served.")],
+    max_loss: Annotated[
+        float | None, typer.Option(help="Promise: accuracy at most so much below the deep model's, such as 0.01.")
+    ] = None,
+    target_accuracy: Annotated[float | None, typer.Option(help="Promise: at least this accuracy.")] = None,
+    max_upload: Annotated[float | None, typer.Option(help="Promise: at most this share of uploads.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the whole trade-off.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the fewest uploads that keep a promise, and store the choice beside the model."""
+    from .core.errors import DatasetError
+    from .joint_inference import calibration
+    from .joint_inference.calibrated import Calibrated
+    from .lib.datasets import load_dataset
+
+    promise = Calibrated(max_loss=max_loss, target_accuracy=target_accuracy, max_upload=max_upload)
+    x, y = load_dataset(data)
+    if y is None:
+        raise DatasetError(f"{data}: has no labels; calibration compares both models with the truth")
+    quiet_engines()
+    measured = calibration.calibrate(model, big_model, x, y, promise)
+    if plot is not None:
+        calibration.plot_tradeoff(measured, promise, plot)
+    if as_json:
+        print_json(promise.calibration.model_dump(mode="json"))
+    else:
+        calibration.print_tradeoff(measured, promise, console)
+
+
 def main() -> None:
     """Run the command; every error that is expected is one message and a documented exit code."""
     settings = Settings.from_environment()
@@ -332,7 +432,8 @@ def main() -> None:
         sys.argv.remove("--debug")
         settings = Settings(settings.context, settings.runs, debug=True)
     quiet_engines()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both are a request to stop
+    # Both are a request to stop; a shell that starts a command in the background has it ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
@@ -341,6 +442,8 @@ def main() -> None:
     except SolarCoronaError as error:
         if settings.debug:
             traceback.print_exc()
+        elif isinstance(error, JobFailedError) and error.traceback:
+            errors.print(error.traceback, style="dim", markup=False, soft_wrap=True)
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()

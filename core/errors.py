@@ -16,6 +16,7 @@ __all__ = [
     "JobFailedError",
     "ModelError",
     "PlatformError",
+    "RefusedRequestError",
     "SolarCoronaError",
     "SpecError",
     "StrategyError",
@@ -108,13 +109,49 @@ class TemporaryError(SolarCoronaError, ConnectionError):
     exit_code = ExitCode.PLATFORM
 
 
-class JobFailedError(SolarCoronaError, RuntimeError):
-    """The job ran and cannot go on."""
+class NotAskedError(TemporaryError):
+    """A deep model was not asked at all: it is left alone for a while, or the link is full."""
 
-    exit_code = ExitCode.JOB_FAILED
+
+class JobFailedError(SolarCoronaError, RuntimeError):
+    """The job ran and cannot go on.
+
+    Parameters
+    ----------
+    message
+        As for every error.
+    exit_code
+        The failed script's own.
+    traceback
+        Where in the user's script it failed, where that is known.
+    """
+
+    def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.JOB_FAILED, traceback: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.traceback = traceback
 
 
 class InterruptedJobError(SolarCoronaError, RuntimeError):
     """The job was asked to stop before it was done."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class RefusedRequestError(SolarCoronaError, ValueError):
+    """A request to a service that is answered with an HTTP status other than 200.
+
+    Parameters
+    ----------
+    status
+        The HTTP status.
+    message
+        What was wrong and what was expected; the client reads it.
+    retry_after
+        Seconds after which it may be asked again; None where that is useless.
+    """
+
+    def __init__(self, status: int, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after = retry_after

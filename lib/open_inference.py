@@ -23,6 +23,7 @@ from ..core.errors import WireError
 from .tensors import DATATYPES, Tensors, datatype_of
 
 __all__ = [
+    "ENCODED_IMAGES",
     "HEADER_LENGTH",
     "Answer",
     "Request",
@@ -34,6 +35,12 @@ __all__ = [
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The HTTP header that says how many bytes of JSON come before the binary tensors."""
+
+ENCODED_IMAGES = "encoded_images"
+"""The extension's name, in a server's metadata, by which an input may be BYTES that hold an image file.
+
+The tensor's parameter `content_type` says the format: `jpeg`, `png` or `webp`.
+"""
 
 _MOST_TENSORS, _MOST_AXES, _LONGEST_AXIS = 64, 16, 2**40
 _CACHED_HEADERS, _CACHED_BYTES = 256, 4096
@@ -155,7 +162,15 @@ def decode_request(body: bytes | memoryview, header_length: int | None = None) -
 
 
 def encode_answer(answer: Answer, request: Request) -> tuple[bytes, int | None]:
-    """Return an answer's body in the form that the request asks for, and the length of its JSON header."""
+    """Return an answer's body in the form that the request asks for, and the length of its JSON header.
+
+    Raises
+    ------
+    WireError
+        If an output cannot be sent in that form; the message says what can be done.
+    """
+    if request.binary is True and answer.outputs and not answer.parameters:
+        return _encode_binary(answer)
     entries, blobs = _encode(answer.outputs, request.wants_binary)
     document: dict[str, Any] = {"model_name": answer.model}
     if answer.version:
@@ -168,6 +183,33 @@ def encode_answer(answer: Answer, request: Request) -> tuple[bytes, int | None]:
     return _joined(document, blobs)
 
 
+def _encode_binary(answer: Answer) -> tuple[bytes, int]:
+    """Encode the answer that most clients ask for: binary tensors alone, whose header is that of the last one."""
+    forms, blobs = list[tuple[str, str, tuple[int, ...], int]](), list[bytes | memoryview]()
+    for name, value in answer.outputs.items():
+        datatype = datatype_of(value.dtype)
+        blob = _packed(value) if datatype == "BYTES" else _bytes_of(value, datatype)
+        forms.append((name, datatype, value.shape, len(blob)))
+        blobs.append(blob)
+    before, after = _binary_header(answer.model, answer.version, tuple(forms))
+    header = b'%b,"id":%b%b' % (before, json.dumps(answer.id).encode(), after) if answer.id else before + after
+    return b"".join([header, *blobs]), len(header)
+
+
+@lru_cache(maxsize=_CACHED_HEADERS)
+def _binary_header(
+    model: str, version: str, forms: tuple[tuple[str, str, tuple[int, ...], int], ...]
+) -> tuple[bytes, bytes]:
+    """Return what comes before an answer's id in its header, and what comes after it."""
+    outputs = [
+        {"name": name, "shape": list(shape), "datatype": datatype, "parameters": {"binary_data_size": size}}
+        for name, datatype, shape, size in forms
+    ]
+    head = {"model_name": model, "model_version": version} if version else {"model_name": model}
+    before = json.dumps(head, separators=(",", ":")).encode()[:-1]
+    return before, b',"outputs":' + json.dumps(outputs, separators=(",", ":")).encode() + b"}"
+
+
 def decode_answer(body: bytes | memoryview, header_length: int | None = None) -> Answer:
     """Return the answer in a body; see `decode_request`."""
     header, tensors, _ = _decode(body, header_length, "outputs")
@@ -175,7 +217,10 @@ def decode_answer(body: bytes | memoryview, header_length: int | None = None) ->
 
 
 def _joined(document: Mapping[str, Any], blobs: Sequence[bytes | memoryview]) -> tuple[bytes, int | None]:
-    header = json.dumps(document, separators=(",", ":")).encode()
+    try:
+        header = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    except ValueError as error:
+        raise WireError("NaN or infinity cannot be sent as JSON; send, or ask for, binary tensors") from error
     return (header, None) if not blobs else (b"".join([header, *blobs]), len(header))
 
 
@@ -245,7 +290,7 @@ def _decode(
 
 def _parsed_header(text: bytes, key: str) -> _Header:
     try:
-        document = json.loads(text)
+        document = _read_json(text.decode())
     except (ValueError, RecursionError) as error:
         raise WireError(f"the body's header is no JSON ({error}); expected an object with {key!r}") from error
     if not isinstance(document, dict) or not isinstance(document.get(key), list):
@@ -268,6 +313,12 @@ def _parsed_header(text: bytes, key: str) -> _Header:
         version=_string(document, "model_version"),
     )
 
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON; send binary tensors")
+
+
+_read_json = json.JSONDecoder(parse_constant=_no_number).decode
 
 # Most requests of a client differ in their tensors' bytes alone, and parsing the header is most of decoding one.
 _cached_header = lru_cache(maxsize=_CACHED_HEADERS)(_parsed_header)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
@@ -23,6 +25,9 @@ _MOST_ROWS = 30
 _ROWS_OF_MANY = 10
 # Terminals of fewer columns get their columns closer together.
 _WIDE = 72
+# An edge's name needs so much, or columns that others tell as well are left out.
+_LEAST_NAME = 12
+_BEFORE, _OVER_ALONE = "before", "over\nalone"
 
 
 def print_summary(
@@ -58,33 +63,45 @@ def print_summary(
             console.print(Text(f"  {command}"), soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column after that of the edges' names: of an edge, and of one of its tasks where that has such a value."""
+
+    header: str
+    cell: Callable[[EdgeOutcome], Text]
+    of_task: Callable[[TaskOutcome], Text] = lambda _: Text()
+
+    def width(self, edges: Sequence[EdgeOutcome]) -> int:
+        """Return the width of its longest line."""
+        lines = [*self.header.split("\n"), *(self.cell(edge).plain for edge in edges)]
+        return max(map(len, lines))
+
+
 def _print_edges(outcomes: Outcomes, console: Console) -> None:
     metric = outcomes.metric
     shown = outcomes.edges if len(outcomes.edges) <= _MOST_ROWS else outcomes.weakest(_ROWS_OF_MANY)
+    gap = 2 if console.width >= _WIDE else 1
     table = Table(
         box=box.SIMPLE_HEAD if console.is_terminal else None,
         header_style="bold",
         pad_edge=False,
-        padding=(0, 2 if console.width >= _WIDE else 1, 0, 0),
+        padding=(0, gap, 0, 0),
         show_edge=False,
         show_footer=False,
     )
+    # On a terminal rich puts a space of its own between columns.
+    columns = _fitting(_columns(outcomes), [*shown, outcomes.overall], console.width, gap + console.is_terminal)
     table.add_column("edge", overflow="fold")
-    if outcomes.has_groups:
-        table.add_column("group", justify="right", no_wrap=True)
-    table.add_column("samples", justify="right", no_wrap=True)
-    if metric is not None:
-        names = ["before", "after", "gain" if is_share(metric) else "change"]
-        names += ["one\nmodel"] if outcomes.has_one_model else []
-        for name in [*names, *(["alone", "over\nalone"] if outcomes.has_alone else [])]:
-            table.add_column(name, justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.header, justify="right", no_wrap=True)
     for edge in shown:
-        table.add_row(*_cells(edge, outcomes))
+        table.add_row(Text(edge.edge), *(column.cell(edge) for column in columns))
         for task in edge.tasks if metric is not None else ():
-            table.add_row(*_task_cells(task, outcomes), style="dim")
+            cells = [column.of_task(task) for column in columns]
+            table.add_row(Text(f"  {one_line(task.task)}"), *cells, style="dim")
     if len(outcomes.edges) > 1:
         table.add_section()
-        table.add_row(*_cells(outcomes.overall, outcomes), style="bold")
+        table.add_row(Text(outcomes.overall.edge), *(c.cell(outcomes.overall) for c in columns), style="bold")
     console.print(table)
     left = len(outcomes.edges) - len(shown)
     if left:
@@ -94,25 +111,45 @@ def _print_edges(outcomes: Outcomes, console: Console) -> None:
     console.print()
 
 
-def _cells(edge: EdgeOutcome, outcomes: Outcomes) -> list[Text]:
+def _columns(outcomes: Outcomes) -> list[_Column]:
     metric = outcomes.metric
-    cells = [Text(edge.edge), *([Text(edge.group or "")] if outcomes.has_groups else [])]
-    cells += [Text("–" if edge.samples is None else f"{edge.samples:,}")]
+
+    def count(value: int | None) -> Text:
+        return Text("–" if value is None else f"{value:,}")
+
+    def score(value: float | None) -> Text:
+        return Text(format_score(value, metric))
+
+    found = [_Column("samples", lambda e: count(e.samples), lambda t: count(t.samples))]
+    if outcomes.has_groups:
+        group = _Column("group", lambda e: Text(e.group or ""), lambda t: Text(short_name(t.group or "")))
+        found.insert(0, group)
     if metric is None:
-        return cells
-    cells += [Text(format_score(value, metric)) for value in (edge.before, edge.after)]
-    cells.append(_gain(edge.gain, metric))
+        return found
+    gain = "gain" if is_share(metric) else "change"
+    found += [
+        _Column(_BEFORE, lambda e: score(e.before)),
+        _Column("after", lambda e: score(e.after), lambda t: score(t.after)),
+        _Column(gain, lambda e: _gain(e.gain, metric)),
+    ]
     if outcomes.has_one_model:
-        cells.append(Text(format_score(edge.one_model, metric)))
+        found.append(_Column("one\nmodel", lambda e: score(e.one_model)))
     if outcomes.has_alone:
-        cells += [Text(format_score(edge.alone, metric)), _gain(edge.over_alone, metric)]
-    return cells
+        found += [
+            _Column("alone", lambda e: score(e.alone)),
+            _Column(_OVER_ALONE, lambda e: _gain(e.over_alone, metric)),
+        ]
+    return found
 
 
-def _task_cells(task: TaskOutcome, outcomes: Outcomes) -> list[Text]:
-    group = [Text(short_name(task.group) if task.group is not None else "")] if outcomes.has_groups else []
-    samples = Text("–" if task.samples is None else f"{task.samples:,}")
-    return [Text(f"  {one_line(task.task)}"), *group, samples, Text(), Text(format_score(task.after, outcomes.metric))]
+def _fitting(columns: list[_Column], edges: Sequence[EdgeOutcome], width: int, gap: int) -> list[_Column]:
+    """Return the columns that leave enough room for the names; what others tell as well goes first."""
+    needed = min(_LEAST_NAME, max(len(edge.edge) for edge in edges)) + gap
+    for header in (_BEFORE, _OVER_ALONE, "gain", "change", "samples"):
+        if needed + sum(column.width(edges) + gap for column in columns) <= width:
+            break
+        columns = [column for column in columns if column.header != header]
+    return columns
 
 
 def _gain(value: float | None, metric: str) -> Text:

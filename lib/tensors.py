@@ -48,6 +48,9 @@ def datatype_of(dtype: np.dtype[Any]) -> str:
     >>> datatype_of(np.dtype("float32")), datatype_of(np.dtype("S3"))
     ('FP32', 'BYTES')
     """
+    name = _NAMES.get(dtype)
+    if name is not None:
+        return name
     if dtype.kind in "SUO":
         return "BYTES"
     name = _NAMES.get(dtype.newbyteorder("<"))
@@ -89,7 +92,7 @@ class TensorSpec:
         """
         if datatype_of(value.dtype) != self.datatype:
             return f"{self.name!r} is {datatype_of(value.dtype)}, expected {self.datatype}"
-        fits = len(value.shape) == len(self.shape) and all(
-            want in (-1, has) for want, has in zip(self.shape, value.shape, strict=True)
-        )
+        fits = len(value.shape) == len(self.shape)
+        for want, has in zip(self.shape, value.shape, strict=False):
+            fits = fits and (want in (has, -1))
         return None if fits else f"{self.name!r} has shape {list(value.shape)}, expected {list(self.shape)}"

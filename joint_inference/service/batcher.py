@@ -99,6 +99,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._loop = asyncio.get_running_loop()
         self._open: set[Work] = set()
+        self._fresh: list[Work] = []
         self._seconds_a_row = 0.0
         self._sweeper = self._loop.call_later(_SWEEP_SECONDS, self._sweep)
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
@@ -135,11 +136,14 @@ class Batcher:
     def submit(self, work: Work) -> None:
         """Queue work for which room is reserved; its future gets the outputs, or the error."""
         self._open.add(work)
-        self._queue.put(work)
+        if not self._fresh:
+            self._loop.call_soon(self._hand_over)
+        self._fresh.append(work)
 
     async def close(self) -> None:
         """End the thread, after the work that is queued; one that hangs in the model is left behind."""
         self._sweeper.cancel()
+        self._hand_over()
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join, _STOP_SECONDS)
         if self._thread.is_alive():
@@ -148,6 +152,16 @@ class Batcher:
         self._runner.close()
 
     # --- on the event loop
+
+    def _hand_over(self) -> None:
+        """Queue what came in this turn of the loop.
+
+        Once a turn, and last in it: the model's thread wakes at the first piece, and would have to wait for the
+        interpreter until the turn ends.
+        """
+        fresh, self._fresh = self._fresh, []
+        for work in fresh:
+            self._queue.put(work)
 
     def _deliver(self, results: Sequence[_Result], seconds: float, rows: int) -> None:
         if rows:
@@ -208,7 +222,8 @@ class Batcher:
 
     def _answered(self, batch: Sequence[Work]) -> tuple[list[_Result], float, int]:
         now = time.monotonic()
-        wanted, results = list[Work](), list[_Result]()
+        wanted: list[Work] = []
+        results: list[_Result] = []
         for work in batch:
             if work.gone():
                 results.append((work, {}))
@@ -246,7 +261,8 @@ class Batcher:
                 )
         if len(batch) == 1:
             return [(batch[0], outputs)]
-        results, begin = list[_Result](), 0
+        results: list[_Result] = []
+        begin = 0
         for work in batch:
             end = begin + work.rows
             results.append((work, {name: value[begin:end] for name, value in outputs.items()}))

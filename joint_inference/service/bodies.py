@@ -112,7 +112,8 @@ async def read_body(receive: Receive, *, limit: int, share: BodyShare) -> bytes:
     ClientGoneError
         If the client goes before the end.
     """
-    parts, size = list[bytes](), 0
+    parts: list[bytes] = []
+    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":

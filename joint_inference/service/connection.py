@@ -57,6 +57,7 @@ class Connection(HttpToolsProtocol):
         self._head_since: float | None = None
         self._message_since: float | None = None
         self._message_bytes = 0
+        self._unread_since: float | None = None
         self._most_bytes = 2 * self.options.max_body + (1 << 20)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -93,8 +94,20 @@ class Connection(HttpToolsProtocol):
         self._message_since, self._message_bytes = None, 0
         super().on_message_complete()
 
+    def pause_writing(self) -> None:
+        """Wait until the client reads."""
+        super().pause_writing()
+        self._unread_since = time.monotonic()
+
+    def resume_writing(self) -> None:
+        """Go on: the client reads."""
+        super().resume_writing()
+        self._unread_since = None
+
     def close_if_stuck(self, now: float) -> None:
-        """Close a connection that is too slow with the head of a request, or with its body."""
+        """Close a connection that is too slow with a request's head or body, or does not read its answer."""
+        if self._unread_since is not None and now - self._unread_since > self.options.timeout:
+            self.transport.abort()
         if self._head_since is not None and now - self._head_since > min(_HEAD_SECONDS, self.options.timeout):
             self._end(b"")
         elif self._message_since is not None and now - self._message_since > self.options.timeout:

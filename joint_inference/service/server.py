@@ -10,7 +10,6 @@ import gc
 import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
@@ -32,7 +31,6 @@ __all__ = ["serve"]
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
-_SWITCH_SECONDS = 0.001
 _log = logging.getLogger(__name__)
 
 
@@ -108,8 +106,6 @@ async def _serve(
         host, port = bound.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         server.listening = lambda: listening(f"{'http' if tls is None else 'https'}://{shown}:{port}")
-        # The loop and the models' threads share the interpreter: with its 5 ms a finished batch would wait that long.
-        sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
         give_back_freed_memory()
         gc.freeze()  # what is loaded now stays, and need not be looked through again and again

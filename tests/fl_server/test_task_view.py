@@ -275,6 +275,21 @@ def test_a_run_ends_with_who_is_in_which_group_and_why() -> None:
     assert "12 edges went on alone at the end" in " ".join(file.getvalue().split())
 
 
+@pytest.mark.parametrize("width", [40, 60, 72, 80, 120])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_every_edge_is_named_on_a_terminal_of_any_width(width: int, terminal: bool) -> None:
+    names = edges(12)
+    view = _view(run(names, [grouped(names, [i % 3 for i in range(12)])]))
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=terminal, color_system=None)
+    print_summary(view, console=console, model=None, report=None, next_commands=[])
+    lines = file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    rows = [line.split() for line in lines if line.startswith("edge-")]
+    assert [row[0] for row in rows] == names
+    assert all({"90.0%", "70.0%", "80.0%"} <= set(row) for row in rows), "what groups gained is never left out"
+
+
 def test_edges_that_all_have_the_same_two_tasks_are_still_shown_with_their_groups() -> None:
     tasks = [(edge, task) for edge in ("a", "b") for task in ("x", "y")]
     outcomes = Outcomes.of(_view(run(["a", "b"], [grouped(tasks, [0, 1, 0, 1])], tasks=tasks)))

@@ -24,10 +24,11 @@ from solar_corona.lib.tensors import DATATYPES
 
 _NUMBERS = [dtype for name, dtype in DATATYPES.items() if name != "BYTES"]
 _SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
+_FINITE = {"allow_nan": False, "allow_infinity": False}
 tensors = st.dictionaries(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=8),
     st.sampled_from(_NUMBERS).flatmap(
-        lambda dtype: arrays.arrays(dtype, _SHAPES, elements={"allow_nan": False} if dtype.kind == "f" else None)
+        lambda dtype: arrays.arrays(dtype, _SHAPES, elements=_FINITE if dtype.kind == "f" else None)
     ),
     min_size=1,
     max_size=4,
@@ -61,6 +62,29 @@ def test_bytes_keep_their_elements(binary):
     found = decode_request(*encode_request(Request({"t": value}), binary=binary)).inputs["t"]
     assert found.shape == (2, 2)
     assert found.tolist() == value.tolist()
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_what_json_has_no_word_for_goes_as_binary_alone(number):
+    x = np.array([1, number], np.float32)
+    with pytest.raises(WireError, match="NaN or infinity cannot be sent as JSON; send, or ask for, binary"):
+        encode_request(Request({"x": x}), binary=False)
+    with pytest.raises(WireError, match="NaN or infinity"):
+        encode_answer(Answer({"x": x}, "m"), Request({}))
+    np.testing.assert_array_equal(decode_request(*encode_request(Request({"x": x}))).inputs["x"], x)
+    body = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [%s]}]}'
+    for word in (b"NaN", b"Infinity", b"-Infinity"):
+        with pytest.raises(WireError, match=f"{word.decode()} is no JSON"):
+            decode_request(body % word)
+
+
+def test_an_empty_tensor_may_have_any_shape_that_an_array_has():
+    empty = decode_request(*encode_request(Request({"x": np.zeros((0, 7), np.float32)}))).inputs["x"]
+    assert empty.shape == (0, 7)
+    entry = {"name": "x", "shape": [0, 2**39, 2**39], "datatype": "FP32", "parameters": {"binary_data_size": 0}}
+    header = json.dumps({"inputs": [entry]}).encode()
+    with pytest.raises(WireError, match="which no array has"):
+        decode_request(header, len(header))
 
 
 def test_an_output_is_binary_only_where_it_was_asked_for_by_name():

@@ -256,6 +256,27 @@ def test_a_client_that_waits_for_a_word_before_its_body_hears_it_or_the_refusal(
     assert _ask(served, HEAD + b"expect: 100-continue\r\ncontent-length: 9999999\r\n\r\n")[0] == 413
 
 
+def test_a_client_that_does_not_read_is_cut_off(served):
+    words = np.full((16, 1), b"w" * 60_000, object)
+    body, length = encode_request(Request({"words": words}, binary=True))
+    head = b"POST /v2/models/words/infer HTTP/1.1\r\nhost: x\r\ninference-header-content-length: %d\r\n" % length
+    request = head + b"content-length: %d\r\n\r\n" % len(body) + body
+    with served.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
+        connection.settimeout(0.2)
+        end = time.monotonic() + 60
+        try:
+            while time.monotonic() < end:  # asks again and again, and never reads
+                try:
+                    connection.sendall(request)
+                except TimeoutError:
+                    continue
+        except ConnectionError:
+            _works(served)
+            return
+    pytest.fail("the connection was kept")
+
+
 def test_requests_in_one_packet_are_answered_in_turn(served):
     body, length = encode_request(Request({"x": np.ones((1, 3), np.float32)}, binary=True))
     one = HEAD + b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (length, len(body)) + body

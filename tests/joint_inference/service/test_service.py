@@ -116,6 +116,12 @@ async def test_image_files_are_decoded_for_the_model(client):
     np.testing.assert_allclose(answer.outputs["mean"], [[250, 0, 0]] * 2)
 
 
+async def test_a_plain_tensor_may_carry_a_content_type(client):
+    body = {"inputs": [_tensor(parameters={"content_type": "np"})]}
+    reply = await client.post("/v2/models/times/infer", json=body)
+    assert reply.json()["outputs"][0]["data"] == [2, 4, 6]
+
+
 async def test_bytes_go_through_a_model_of_strings(client):
     words = np.array([[b"solar"], ["Übergröße".encode()]], object)
     answer, _ = await _infer(client, "words", {"words": words}, binary=False)

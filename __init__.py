@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from .lib.multitask import make_multitask as make_multitask
     from .lib.routers import AttributeRouter as AttributeRouter
     from .lib.routers import GaussianRouter as GaussianRouter
+    from .lib.runners.checks import check_runner as check_runner
+    from .lib.runners.opening import open_runner as open_runner
     from .lib.trainable import Trainable as Trainable
     from .strategies.checks import check_strategy as check_strategy
 
@@ -35,6 +37,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "AttributeRouter": (".lib.routers", "AttributeRouter"),
     "GaussianRouter": (".lib.routers", "GaussianRouter"),
     "Trainable": (".lib.trainable", "Trainable"),
+    "check_runner": (".lib.runners.checks", "check_runner"),
     "check_strategy": (".strategies.checks", "check_strategy"),
     "collaborative_training": (".fl_client.collaborative_training", None),
     "context": (".lib.context", None),
@@ -47,6 +50,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "losses": (".lib.losses", None),
     "make_multitask": (".lib.multitask", "make_multitask"),
     "metrics": (".lib.metrics", None),
+    "open_runner": (".lib.runners.opening", "open_runner"),
     "optimizers": (".lib.optimizers", None),
     "save_model": (".lib.models", "save_model"),
 }
@@ -55,6 +59,7 @@ __all__ = [
     "AttributeRouter",
     "GaussianRouter",
     "Trainable",
+    "check_runner",
     "check_strategy",
     "collaborative_training",
     "context",
@@ -67,6 +72,7 @@ __all__ = [
     "losses",
     "make_multitask",
     "metrics",
+    "open_runner",
     "optimizers",
     "save_model",
 ]

@@ -56,7 +56,7 @@ class KerasRunner(BatchRunner):
         structure = _input_structure(model, name)
         tensors = keras.tree.flatten(structure)
         inputs = tuple(
-            spec_of(key, str(tensor.dtype), tensor.shape, model=name, what="input")
+            spec_of(key, _dtype(tensor), tensor.shape, model=name, what="input")
             for key, tensor in zip(_names(structure, [each.name for each in tensors]), tensors, strict=True)
         )
 
@@ -71,7 +71,7 @@ class KerasRunner(BatchRunner):
         given = keras.tree.flatten(found)
         keys = _names(found, list(getattr(model, "output_names", ())) or [f"output_{i}" for i in range(len(given))])
         outputs = tuple(
-            spec_of(key, str(each.dtype), each.shape, model=name, what="output")
+            spec_of(key, _dtype(each), each.shape, model=name, what="output")
             for key, each in zip(keys, given, strict=True)
         )
         compute = _compiled(model, call, tensors)
@@ -141,6 +141,11 @@ def _input_structure(model: Any, name: str) -> Any:
 
 def _as_tensor(tensor: Any) -> Any:
     return keras.KerasTensor(tensor.shape, dtype=tensor.dtype, name=tensor.name)
+
+
+def _dtype(tensor: Any) -> str:
+    # NumPy's word for texts of any length.
+    return "object" if tensor.dtype == "string" else str(tensor.dtype)
 
 
 def _names(structure: Any, otherwise: list[str]) -> list[str]:

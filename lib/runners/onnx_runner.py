@@ -72,29 +72,23 @@ class OnnxRunner(BatchRunner):
         names = [spec.name for spec in outputs]
 
         def run(given: Tensors) -> dict[str, NDArray[Any]]:
-            found = session.run(names, {key: _texts(key, value) for key, value in given.items()})
-            return dict(zip(names, found, strict=True))
+            return dict(zip(names, session.run(names, given), strict=True))
 
         def run_texts(given: Tensors) -> dict[str, NDArray[Any]]:
             # ONNX Runtime's texts are Python's, the protocol's are bytes.
-            found = run({each: _each(value, bytes.decode) for each, value in given.items()})
+            found = run({each: _decoded(each, value) for each, value in given.items()})
             return {each: _each(value, str.encode) for each, value in found.items()}
 
         texts = any(spec.datatype == "BYTES" for spec in (*inputs, *outputs))
         super().__init__(run_texts if texts else run, inputs=inputs, outputs=outputs, model=name)
 
 
-def _texts(name: str, value: NDArray[Any]) -> NDArray[Any]:
+def _decoded(name: str, value: NDArray[Any]) -> NDArray[Any]:
     """Return bytes as the text that ONNX Runtime takes; it would make `b'x'` of b'x', four letters."""
-    if value.dtype != object:
-        return value
     try:
-        items = [item.decode() if isinstance(item, bytes) else item for item in value.ravel().tolist()]
+        return _each(value, lambda item: item.decode() if isinstance(item, bytes) else item)
     except UnicodeDecodeError as error:
         raise ModelError(f"{name!r} has bytes that are no UTF-8 text, and ONNX models take text") from error
-    made = np.empty(len(items), object)
-    made[:] = items
-    return made.reshape(value.shape)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -103,8 +97,6 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ONLY_ERRORS
-    # A plan of the memory for each length of a batch takes more memory, and saves no time.
-    options.enable_mem_pattern = False
     # A plan of the memory for each batch length that was ever seen holds megabytes and saves nothing that was measured.
     options.enable_mem_pattern = False
     # Threads that spin between two batches take the core from whoever answers the network.

@@ -165,6 +165,22 @@ def test_one_layer_called_twice_gives_two_outputs(tmp_path):
     check_runner(runner, {"a": np.ones((2, 4), np.float32), "b": np.zeros((2, 4), np.float32)})
 
 
+@pytest.mark.parametrize("form", [".keras", ""])
+def test_a_model_of_texts_takes_bytes(tmp_path, form):
+    import keras
+
+    texts = keras.Input((1,), dtype="string", name="text")
+    model = keras.Model(texts, keras.layers.StringLookup(vocabulary=["cat", "dog"])(texts))
+    path = tmp_path / f"m{form}"
+    model.save(path) if form else model.export(str(path), verbose=False)
+    runner = open_runner(path)
+    assert runner.inputs[0].datatype == "BYTES"
+    texts = np.array([[b"dog"], [b"cow"], [b"cat"]], object)
+    (found,) = runner.run({"text": texts}).values()
+    assert found.tolist() == [[2], [0], [1]]
+    check_runner(runner, texts)
+
+
 def test_a_model_is_opened_from_a_url_and_checked_against_the_card_there(models):
     target = fsspec.filesystem("memory")
     target.pipe("/opening/m.tflite", (models / "m.tflite").read_bytes())
@@ -250,6 +266,11 @@ def test_a_file_of_a_known_format_without_its_ending_says_how_to_name_it(models,
     message = _refusal(tmp_path / "x.model")
     assert ".model is no form of a model that runs here; expected .keras, .tflite, .onnx" in message
     assert f"it is {CONTENTS[name]} ({Path(name).suffix}): rename it" in message
+
+
+def test_an_ending_in_capitals_is_another_one(models, tmp_path):
+    shutil.copy(models / "m.keras", tmp_path / "M.KERAS")
+    assert ".KERAS is no form of a model that runs here" in _refusal(tmp_path / "M.KERAS")
 
 
 @pytest.mark.parametrize("ending", [".keras", ".tflite", ".onnx"])
@@ -389,7 +410,7 @@ def test_texts_are_given_as_bytes_or_as_python_has_them(tmp_path):
     for texts in (np.array([["ä", "b"]]), np.array([["ä".encode(), b"b"]], object)):
         (found,) = runner.run({"x": texts}).values()
         assert found.tolist() == [["ä".encode(), b"b"]]
-    with pytest.raises(ModelError, match="failed on a batch of 1: UnicodeDecodeError"):
+    with pytest.raises(ModelError, match="'x' has bytes that are no UTF-8 text, and ONNX models take text"):
         runner.run({"x": np.array([[b"\xff", b""]], object)})
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .core.errors import ExitCode, JobFailedError, SolarCoronaError, SpecError
+from .core.extras import extra_of
 from .core.settings import Settings, quiet_engines
 
 if TYPE_CHECKING:
@@ -350,6 +351,12 @@ def main() -> None:
     except Exception as error:
         if settings.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
+            package = str(error.name).partition(".")[0]
+            _fail(
+                f"this needs the package {package}, which is not installed; pip install 'solar-corona[{extra}]'",
+                ExitCode.PLATFORM,
+            )
         _fail(
             f"{type(error).__name__}: {error}\nThis is an error in Solar Corona; --debug shows where.",
             ExitCode.INTERNAL,

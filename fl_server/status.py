@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.text import Text
 
 from ..core.errors import ExitCode
 from ..core.run_folder import Phase, RunFolder, RunOrigin, is_alive
@@ -98,11 +99,11 @@ def status_of(folder: RunFolder) -> RunStatus:
 def describe(status: RunStatus, console: Console) -> None:
     """Print a status for a person."""
     colour = {"succeeded": "green", "failed": "red", "stopped": "yellow"}.get(status.phase, "cyan")
-    console.print(f"{status.job} · run {status.run} · [{colour}]{status.phase}[/]")
+    console.print(Text.assemble(f"{status.job} · run {status.run} · ", (status.phase, colour)))
     console.print(f"round {status.round} of {status.rounds}, {len(status.edges_here)} edges came", highlight=False)
     if status.metrics:
         shown = ", ".join(f"{n} {v:.4f}" for n, v in status.metrics.items() if n != "num-examples")
-        console.print(f"global model: {shown}")
+        console.print(f"global model: {shown}", markup=False, soft_wrap=True)
     if status.last_event is not None:
         console.print(f"last event: {status.last_event:%Y-%m-%d %H:%M:%S}, {_ago(status.last_event)} ago")
     for group, members in status.groups.items():

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .core.errors import ExitCode, JobFailedError, SolarCoronaError, SpecError
+from .core.extras import extra_of
 from .core.settings import Settings, quiet_engines
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# No markup: what is printed holds paths and names that others chose, also with brackets in them.
+console = Console(highlight=False, markup=False)
+errors = Console(stderr=True, highlight=False, markup=False)
 
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 RunArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, a run folder, or a job's name.")]
@@ -107,7 +109,7 @@ def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
     except KeyboardInterrupt:
         if not as_json:
             origin = folder.read_origin() or RunOrigin(job_file="JOB.yaml")
-            errors.print(f"stopped; go on with: {origin.resume(_command())}", markup=False, soft_wrap=True)
+            errors.print(f"stopped; go on with: {origin.resume(_command())}", soft_wrap=True)
         raise
     except SolarCoronaError:
         _report(folder)
@@ -252,7 +254,7 @@ def logs(
     if edge is not None and edge not in known:
         raise SpecError(f"this run has no log of {edge!r}; it has: {', '.join(known) or 'none'}")
     for name, line in follow_logs(folder, [edge] if edge else known, lines=lines, follow=follow):
-        console.print(line if edge else f"{name:>12} | {line}", markup=False, soft_wrap=True)
+        console.print(line if edge else f"{name:>12} | {line}", soft_wrap=True)
 
 
 @app.command()
@@ -466,7 +468,7 @@ def main() -> None:
         if settings.debug:
             traceback.print_exc()
         elif isinstance(error, JobFailedError) and error.traceback:
-            errors.print(error.traceback, style="dim", markup=False, soft_wrap=True)
+            errors.print(error.traceback, style="dim", soft_wrap=True)
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -474,6 +476,12 @@ def main() -> None:
     except Exception as error:
         if settings.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
+            package = str(error.name).partition(".")[0]
+            _fail(
+                f"this needs the package {package}, which is not installed; pip install 'solar-corona[{extra}]'",
+                ExitCode.PLATFORM,
+            )
         _fail(
             f"{type(error).__name__}: {error}\nThis is an error in Solar Corona; --debug shows where.",
             ExitCode.INTERNAL,
@@ -483,7 +491,7 @@ def main() -> None:
 def _fail(message: str, code: ExitCode) -> None:
     if "--json" in sys.argv:
         print_json({"result": "failed", "error": message, "exit_code": int(code)})
-    errors.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+    errors.print(f"error: {message}", style="bold red", soft_wrap=True)
     sys.exit(code)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 from rich.console import Console
+from rich.text import Text
 
 from .errors import ExitCode
 from .run_folder import Phase, RunFolder, RunOrigin, is_alive
@@ -75,7 +76,7 @@ def process_status(folder: RunFolder, *, error: str | None = None) -> ProcessSta
 def print_head(status: ProcessStatus, console: Console) -> None:
     """Print which run it is and its phase."""
     colour = {"succeeded": "green", "failed": "red", "stopped": "yellow"}.get(status.phase, "cyan")
-    console.print(f"{status.job} · run {status.run} · [{colour}]{status.phase}[/]")
+    console.print(Text.assemble(f"{status.job} · run {status.run} · ", (status.phase, colour)))
 
 
 def print_workers(status: ProcessStatus, console: Console) -> None:

@@ -64,7 +64,7 @@ def describe(status: RunStatus, console: Console) -> None:
     if status.metrics:
         shown = ", ".join(f"{n} {v:.4f}" for n, v in status.metrics.items() if n != "num-examples")
         whose = "global model" if len(status.groups) < 2 else "each edge under its group's model"
-        console.print(f"{whose}: {shown}", markup=False)
+        console.print(f"{whose}: {shown}", markup=False, soft_wrap=True)
     if status.last_event is not None:
         console.print(f"last event: {status.last_event:%Y-%m-%d %H:%M:%S}, {_ago(status.last_event)} ago")
     _describe_groups(status.groups, console)

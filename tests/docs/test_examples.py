@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from solar_corona.core.job_file import read_job_file
+from solar_corona.core.job_file import read_any_job_file, read_job_file
 from solar_corona.tests.docs.pages import ROOT, copy_examples, shell
 
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[0-9][0-9]_*") if (path / "job.yaml").is_file())
+SERVICES = [
+    n for n in EXAMPLES if read_any_job_file(ROOT / "examples" / n / "job.yaml").job.kind != "FederatedLearningJob"
+]
+TRAINED = [name for name in EXAMPLES if name not in SERVICES]
 _FEW_ROUNDS = "--set spec.aggregation.rounds=2"
 # The other examples are about something else than processes, so their edges may share one.
 _OWN_PROCESSES = ("01_digits", "05_own_trainable")
@@ -71,6 +75,20 @@ def test_an_example_runs_to_its_end(name: str, folder: Path) -> None:
         found = [{group_of[task] for task in tasks} for tasks in _ALIKE[name]]
         assert all(len(groups) == 1 for groups in found), f"tasks that are alike are apart: {group_of}"
         assert len(set.union(*found)) == len(found), f"tasks that differ are together: {group_of}"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_example_answers_every_sample(name: str, folder: Path) -> None:
+    job = folder / "examples" / name / "job.yaml"
+    printed = shell(f"solar-corona run {job} --json 2>{folder}/errors.txt", folder)
+    records = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert records[-1]["result"] == "succeeded"
+    edges = json.loads(shell(f"solar-corona status {job} --json", folder))["edges"]
+    for edge in edges.values():
+        assert edge["frames"] > 100
+        assert edge["degraded"] == 0
+        assert edge["sources"]["cloud"]["answers"] == edge["uploads"] > 0
 
 
 @pytest.mark.system

@@ -73,6 +73,12 @@ def test_a_running_job_says_where_it_is_and_when_it_last_moved(folder):
     assert f"{status.last_event:%Y-%m-%d}" in next(line for line in text.splitlines() if "b is slow" in line)
 
 
+def test_what_an_edge_calls_its_metrics_is_no_markup(folder):
+    _state(folder)
+    folder.append(RoundEvaluated(round=2, metrics={"[/red]": 0.25, "[bold]acc": 0.5}, edges={}))
+    assert "global model: [/red] 0.2500, [bold]acc 0.5000" in _printed(folder)
+
+
 def test_a_killed_launcher_is_a_failed_run_with_the_very_command_that_takes_it_up(folder):
     folder.write_origin(RunOrigin(job_file="/srv/my jobs/job.yaml", overrides=("spec.aggregation.rounds=9",)))
     pid = _ended_process()

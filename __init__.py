@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import joint_inference as joint_inference
     from .fl_client import collaborative_training as collaborative_training
+    from .joint_inference.loading import load_model as load_model
     from .lib import context as context
     from .lib import losses as losses
     from .lib import metrics as metrics
@@ -18,12 +20,13 @@ if TYPE_CHECKING:
     from .lib.datasets import load_dataset as load_dataset
     from .lib.datasets import load_eval_dataset as load_eval_dataset
     from .lib.datasets import load_train_dataset as load_train_dataset
-    from .lib.models import load_model as load_model
     from .lib.models import load_weights as load_weights
     from .lib.models import save_model as save_model
     from .lib.multitask import make_multitask as make_multitask
     from .lib.routers import AttributeRouter as AttributeRouter
     from .lib.routers import GaussianRouter as GaussianRouter
+    from .lib.runners.checks import check_runner as check_runner
+    from .lib.runners.opening import open_runner as open_runner
     from .lib.trainable import Trainable as Trainable
     from .strategies.checks import check_strategy as check_strategy
 
@@ -34,17 +37,20 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "AttributeRouter": (".lib.routers", "AttributeRouter"),
     "GaussianRouter": (".lib.routers", "GaussianRouter"),
     "Trainable": (".lib.trainable", "Trainable"),
+    "check_runner": (".lib.runners.checks", "check_runner"),
     "check_strategy": (".strategies.checks", "check_strategy"),
     "collaborative_training": (".fl_client.collaborative_training", None),
     "context": (".lib.context", None),
+    "joint_inference": (".joint_inference", None),
     "load_dataset": (".lib.datasets", "load_dataset"),
     "load_eval_dataset": (".lib.datasets", "load_eval_dataset"),
-    "load_model": (".lib.models", "load_model"),
+    "load_model": (".joint_inference.loading", "load_model"),
     "load_train_dataset": (".lib.datasets", "load_train_dataset"),
     "load_weights": (".lib.models", "load_weights"),
     "losses": (".lib.losses", None),
     "make_multitask": (".lib.multitask", "make_multitask"),
     "metrics": (".lib.metrics", None),
+    "open_runner": (".lib.runners.opening", "open_runner"),
     "optimizers": (".lib.optimizers", None),
     "save_model": (".lib.models", "save_model"),
 }
@@ -53,9 +59,11 @@ __all__ = [
     "AttributeRouter",
     "GaussianRouter",
     "Trainable",
+    "check_runner",
     "check_strategy",
     "collaborative_training",
     "context",
+    "joint_inference",
     "load_dataset",
     "load_eval_dataset",
     "load_model",
@@ -64,6 +72,7 @@ __all__ = [
     "losses",
     "make_multitask",
     "metrics",
+    "open_runner",
     "optimizers",
     "save_model",
 ]

@@ -17,7 +17,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .core.errors import ExitCode, SolarCoronaError, SpecError
+from .core.errors import ExitCode, JobFailedError, SolarCoronaError, SpecError
+from .core.extras import extra_of
 from .core.settings import Settings, quiet_engines
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+# No markup: what is printed holds paths and names that others chose, also with brackets in them.
+console = Console(highlight=False, markup=False)
+errors = Console(stderr=True, highlight=False, markup=False)
 
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")]
 RunArgument = Annotated[str, typer.Argument(metavar="JOB", help="A job file, a run folder, or a job's name.")]
@@ -62,11 +64,17 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a job on this machine, and show how it goes."""
-    from .fl_server.local_run import LocalRun, prepare
+    from .core.job_file import read_any_job_file
 
-    changes = overrides or []
-    file, folder = prepare(job, changes, resume=resume, root=_root())
-    with folder.locked():
+    if read_any_job_file(job, overrides or []).job.kind == "JointInferenceService":
+        if resume or in_process:
+            raise SpecError("a JointInferenceService has no rounds; leave out --resume and --in-process")
+        _run_inference(job, overrides or [], as_json=as_json)
+        return
+    from .fl_server.local_run import LocalRun, prepared
+
+    command = ["run", *(["--in-process"] if in_process else [])]
+    with prepared(job, overrides or [], command=command, resume=resume, root=_root()) as (file, folder):
         if in_process:
             from .fl_server.in_process import run_in_process as work
 
@@ -76,8 +84,23 @@ def run(
     _conclude(job, folder, view, as_json=as_json)
 
 
+def _run_inference(job: Path, overrides: list[str], *, as_json: bool) -> None:
+    from .joint_inference.local_run import InferenceRun, prepared
+    from .joint_inference.view import display
+
+    with prepared(job, overrides, root=_root()) as (file, folder):
+        edges = [edge.name for edge in file.job.spec.edges]
+        with display(console, edges=edges, as_json=as_json) as show:
+            view = InferenceRun.of(file, folder).run(show)
+    if as_json:
+        print_json({"result": "succeeded", "run": str(folder.path)})
+    elif not console.is_terminal:
+        console.print(view.table())
+
+
 def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
     """Run `work` with live progress: a table on a terminal, JSON lines or plain lines elsewhere."""
+    from .core.run_folder import RunOrigin
     from .fl_server.display import display
 
     try:
@@ -85,7 +108,8 @@ def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
             return work(show)  # type: ignore[no-any-return]
     except KeyboardInterrupt:
         if not as_json:
-            errors.print(f"stopped; go on with: solar-corona run --resume JOB.yaml (state in {folder.path})")
+            origin = folder.read_origin() or RunOrigin(job_file="JOB.yaml")
+            errors.print(f"stopped; go on with: {origin.resume(_command())}", soft_wrap=True)
         raise
     except SolarCoronaError:
         _report(folder)
@@ -145,32 +169,52 @@ def print_json(value: object) -> None:
 @app.command()
 def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a job file, its script, its data and its strategy, and start nothing."""
-    from .core.job_file import read_job_file
+    from .core.inference_spec import JointInferenceService
+    from .core.job_file import read_any_job_file, read_job_file
+    from .core.plan import plan
+    from .core.preparation import local_placement
     from .core.run_folder import RunFolder
-    from .fl_server.local_run import check_inputs, local_plan
 
-    file = read_job_file(job, overrides or [])
-    check_inputs(file)
-    spec = file.job.spec
-    workers = local_plan(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9").workers
-    quiet_engines()
-    sys.path.insert(0, str(job.resolve().parent))
-    from .strategies import create
+    file = read_any_job_file(job, overrides or [])
+    if isinstance(file.job, JointInferenceService):
+        from .joint_inference.local_run import check_inputs
 
-    create(spec.algorithm, spec.aggregation.options, min_edges=spec.min_edges, fraction=spec.aggregation.fraction)
+        check_inputs(read_job_file(job, overrides or [], JointInferenceService))
+        count = len(file.job.spec.edges)
+        told = f"{count} edge{'s' * (count != 1)}, {'a cloud worker' if file.job.spec.cloud_worker else 'an endpoint'}"
+    else:
+        from .fl_server.job_checks import check_job
+
+        check_job(read_job_file(job, overrides or []))
+        spec = file.job.spec
+        told = f"{len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}"
+    workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:
-        console.print(f"{job} is valid: {len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}")
+        console.print(f"{job} is valid: {told}")
 
 
 @app.command()
 def status(job: RunArgument, as_json: JsonOption = False) -> None:
     """Tell how the last run of a job stands."""
+    from .core.job_file import read_any_job_file
     from .core.run_folder import find_run
+
+    folder = find_run(job, _root())
+    if read_any_job_file(folder.job_file).job.kind == "JointInferenceService":
+        from .joint_inference.status import describe as describe_service
+        from .joint_inference.status import status_of as status_of_service
+
+        service = status_of_service(folder)
+        if as_json:
+            print_json(service.model_dump(mode="json"))
+        else:
+            describe_service(service, console)
+        return
     from .fl_server.status import describe, status_of
 
-    current = status_of(find_run(job, _root()))
+    current = status_of(folder)
     if as_json:
         print_json(current.model_dump(mode="json"))
     else:
@@ -181,20 +225,17 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
 def tasks(job: RunArgument, as_json: JsonOption = False) -> None:
     """Show which edges' tasks are similar in the last run, and why."""
     from .core.run_folder import find_run
-    from .fl_server.task_view import TaskView, print_tasks
+    from .fl_server.progress import RunView
+    from .fl_server.task_text import print_tasks, tasks_status
 
-    view = TaskView.of(find_run(job, _root()).events())
+    folder, view = find_run(job, _root()), RunView()
+    view.take(folder.events())
+    phase = folder.phase()
     if as_json:
-        print_json(
-            {
-                "groups": [group.model_dump(mode="json") for group in view.groups],
-                "tasks": [place.model_dump(mode="json") for place in view.places],
-                "changes": view.changes,
-                "notes": view.notes,
-            }
-        )
+        found = tasks_status(view, job=folder.path.parent.name, run=folder.path.name, phase=phase)
+        print_json(found.model_dump(mode="json"))
     else:
-        print_tasks(view, console)
+        print_tasks(view, console, run=f"{folder.path.parent.name} · run {folder.path.name}", phase=phase)
 
 
 @app.command()
@@ -206,14 +247,14 @@ def logs(
 ) -> None:
     """Show what the workers of the last run printed."""
     from .core.run_folder import find_run
-    from .fl_server.status import follow_logs
+    from .core.run_status import follow_logs
 
     folder = find_run(job, _root())
     known = folder.workers()
     if edge is not None and edge not in known:
         raise SpecError(f"this run has no log of {edge!r}; it has: {', '.join(known) or 'none'}")
     for name, line in follow_logs(folder, [edge] if edge else known, lines=lines, follow=follow):
-        console.print(line if edge else f"{name:>12} | {line}", markup=False, soft_wrap=True)
+        console.print(line if edge else f"{name:>12} | {line}", soft_wrap=True)
 
 
 @app.command()
@@ -223,7 +264,8 @@ def stop(job: RunArgument) -> None:
 
     folder = find_run(job, _root())
     if not folder.stop():
-        console.print(f"nothing to stop: the last run {folder.path.name} is {folder.phase()}")
+        ended = {"succeeded": "has succeeded", "failed": "has failed", "stopped": "was stopped already"}
+        console.print(f"nothing to stop: the last run {folder.path.name} {ended.get(folder.phase(), 'is not running')}")
         return
     end = time.monotonic() + 20
     while folder.phase() in ("starting", "running") and time.monotonic() < end:
@@ -288,10 +330,11 @@ def server(
     as_json: JsonOption = False,
 ) -> None:
     """Run the server's half of a job; edges come from other machines with `solar-corona edge`."""
-    from .fl_server.local_run import LocalRun, prepare
+    from .fl_server.local_run import LocalRun, prepared
 
-    file, folder = prepare(job, overrides or [], resume=resume, root=_root())
-    with folder.locked():
+    command = ["server", "--host", host, "--port", str(port)]
+    opened = prepared(job, overrides or [], command=command, resume=resume, root=_root(), edges_here=False)
+    with opened as (file, folder):
         half = LocalRun.of(file, folder, listen=host, port=port).only("superlink", "server")
         if not as_json:
             console.print(
@@ -339,6 +382,9 @@ def serve(
     max_body: Annotated[int, typer.Option(min=1, help="Bytes of a request.")] = 32 << 20,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds in which a request is answered.")] = 30.0,
     threads: Annotated[int, typer.Option(min=1, help="Threads that compute one batch.")] = 1,
+    sha256: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=SHA256", help="Fingerprint that a model must have.")
+    ] = None,
     token_file: Annotated[
         Path | None, typer.Option(help="File of bearer tokens, one a line; only they are let in.")
     ] = None,
@@ -356,6 +402,7 @@ def serve(
         models,
         host=host,
         port=port,
+        fingerprints=sha256 or [],
         token_file=token_file,
         tls_files=(tls_cert, tls_key, client_ca),
         announce=lambda text: console.print(text, soft_wrap=True),
@@ -370,6 +417,39 @@ def serve(
     )
 
 
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The shallow model.")],
+    data: Annotated[str, typer.Option(help="Labelled samples: a path or URL of npz, npy, csv, parquet or images.")],
+    big_model: Annotated[str, typer.Option(help="The deep model: a path, or the URL of a model that is served.")],
+    max_loss: Annotated[
+        float | None, typer.Option(help="Promise: accuracy at most so much below the deep model's, such as 0.01.")
+    ] = None,
+    target_accuracy: Annotated[float | None, typer.Option(help="Promise: at least this accuracy.")] = None,
+    max_upload: Annotated[float | None, typer.Option(help="Promise: at most this share of uploads.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.svg", help="Draw the whole trade-off.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the fewest uploads that keep a promise, and store the choice beside the model."""
+    from .core.errors import DatasetError
+    from .joint_inference import calibration
+    from .joint_inference.calibrated import Calibrated
+    from .lib.datasets import load_dataset
+
+    promise = Calibrated(max_loss=max_loss, target_accuracy=target_accuracy, max_upload=max_upload)
+    x, y = load_dataset(data)
+    if y is None:
+        raise DatasetError(f"{data}: has no labels; calibration compares both models with the truth")
+    quiet_engines()
+    measured = calibration.calibrate(model, big_model, x, y, promise)
+    if plot is not None:
+        calibration.plot_tradeoff(measured, promise, plot)
+    if as_json:
+        print_json(promise.calibration.model_dump(mode="json"))
+    else:
+        calibration.print_tradeoff(measured, promise, console)
+
+
 def main() -> None:
     """Run the command; every error that is expected is one message and a documented exit code."""
     settings = Settings.from_environment()
@@ -377,7 +457,8 @@ def main() -> None:
         sys.argv.remove("--debug")
         settings = Settings(settings.context, settings.runs, debug=True)
     quiet_engines()
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both are a request to stop
+    # Both are a request to stop; a shell that starts a command in the background has it ignore SIGINT.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = app(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
@@ -386,6 +467,8 @@ def main() -> None:
     except SolarCoronaError as error:
         if settings.debug:
             traceback.print_exc()
+        elif isinstance(error, JobFailedError) and error.traceback:
+            errors.print(error.traceback, style="dim", soft_wrap=True)
         _fail(str(error), error.exit_code)
     except click.ClickException as error:
         error.show()
@@ -393,6 +476,12 @@ def main() -> None:
     except Exception as error:
         if settings.debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name or "")):
+            package = str(error.name).partition(".")[0]
+            _fail(
+                f"this needs the package {package}, which is not installed; pip install 'solar-corona[{extra}]'",
+                ExitCode.PLATFORM,
+            )
         _fail(
             f"{type(error).__name__}: {error}\nThis is an error in Solar Corona; --debug shows where.",
             ExitCode.INTERNAL,
@@ -402,7 +491,7 @@ def main() -> None:
 def _fail(message: str, code: ExitCode) -> None:
     if "--json" in sys.argv:
         print_json({"result": "failed", "error": message, "exit_code": int(code)})
-    errors.print(f"error: {message}", style="bold red", markup=False, soft_wrap=True)
+    errors.print(f"error: {message}", style="bold red", soft_wrap=True)
     sys.exit(code)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -138,13 +139,30 @@ def _softmax(scores: Floats) -> Floats:
 
 @dataclass
 class Edge:
-    """An edge of a simulation: it is there in rounds for which `here` says so."""
+    """An edge of a simulation: it is there in rounds for which `here` says so.
+
+    With `stock`, each message has a node of its own, as at a stock SuperNode, and only `folder` is kept between them.
+    """
 
     name: str
     model: Mlp
     tasks: Tasks = field(default_factory=Tasks)
     here: Callable[[int], bool] = lambda _: True
     before_training: Callable[[int], None] = lambda _: None
+    stock: bool = False
+    folder: Path | None = None
+
+    def node(self) -> Node:
+        """Return what answers the edge's messages."""
+        return Node(
+            self.name,
+            self.model,
+            samples=len(self.model.train_data[0]),
+            eval_samples=len(self.model.eval_data[1]),
+            data=EdgeData(self.model.train_data, self.model.eval_data, tasks=self.tasks),
+            warm=not self.stock,
+            folder=self.folder,
+        )
 
 
 class DirectGrid(Grid):
@@ -153,16 +171,7 @@ class DirectGrid(Grid):
     def __init__(self, edges: Sequence[Edge]) -> None:
         self.round = 0
         self.edges = edges
-        self.nodes = {
-            i + 1: Node(
-                edge.name,
-                edge.model,
-                samples=len(edge.model.train_data[1]),
-                eval_samples=len(edge.model.eval_data[1]),
-                data=EdgeData(edge.model.train_data, edge.model.eval_data, tasks=edge.tasks),
-            )
-            for i, edge in enumerate(edges)
-        }
+        self.nodes = {i + 1: edge.node() for i, edge in enumerate(edges)}
         self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
@@ -174,7 +183,10 @@ class DirectGrid(Grid):
             node_id = message.metadata.dst_node_id
             message.metadata.__dict__["_message_id"] = message_id = uuid.uuid4().hex
             content = wire.unpack(message.content)
-            self.edges[node_id - 1].before_training(self.round)
+            edge = self.edges[node_id - 1]
+            edge.before_training(self.round)
+            if edge.stock:
+                self.nodes[node_id] = edge.node()
             reply = Message(wire.pack(self.nodes[node_id].answer(content)), reply_to=message)
             self._replies[message_id] = reply
             ids.append(message_id)

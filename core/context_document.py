@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .spec import Aggregation, DatasetSource, Evaluation, ModelSource, Tasks
+from .inference_spec import Offload
+from .spec import Aggregation, Evaluation, Tasks
+from .spec_parts import DatasetSource, ModelSource
 
-__all__ = ["ContextDocument", "SuperLinkAddress"]
+__all__ = ["ContextDocument", "DeepModel", "SuperLinkAddress"]
 
 
 class _Part(BaseModel):
@@ -25,6 +27,18 @@ class SuperLinkAddress(_Part):
     runtime_secret: str | None = Field(default=None, description="File of the server's secret; the server's alone.")
 
 
+class DeepModel(_Part):
+    """Where the deep model answers, or which callable is asked instead."""
+
+    url: str | None = None
+    dialect: Literal["open-inference", "tensorflow-serving"] = "open-inference"
+    model: str | None = None
+    version: str | None = None
+    token_file: str | None = Field(default=None, description="File of the bearer token.")
+    ca: str | None = Field(default=None, description="CA file, for https.")
+    callable: str | None = Field(default=None, description="`module:function`.")
+
+
 class ContextDocument(_Part):
     """All that a worker knows about its job. Paths and URLs in it can be opened as they stand."""
 
@@ -32,9 +46,12 @@ class ContextDocument(_Part):
     job: str
     kind: str
     run: str = Field(description="Identifier of this run of the job.")
-    role: Literal["superlink", "server", "edge"]
+    role: Literal["superlink", "server", "cloud", "edge"]
     worker: str = Field(description="Name of the edge, or of the server.")
     run_folder: str
+    state_folder: str | None = Field(
+        default=None, description="Where an edge keeps what its next process needs; by default in the run folder."
+    )
     parameters: dict[str, Any] = Field(default_factory=dict)
     train_data: DatasetSource | None = None
     eval_data: DatasetSource | None = None
@@ -50,3 +67,6 @@ class ContextDocument(_Part):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     tasks: Tasks = Field(default_factory=Tasks)
+    deep_model: DeepModel | None = Field(default=None, description="Where hard samples go, in joint inference.")
+    offload: Offload | None = Field(default=None, description="What decides which samples are hard.")
+    deadline: float | None = Field(default=None, description="Seconds in which the deep model has to answer.")

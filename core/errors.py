@@ -109,10 +109,27 @@ class TemporaryError(SolarCoronaError, ConnectionError):
     exit_code = ExitCode.PLATFORM
 
 
-class JobFailedError(SolarCoronaError, RuntimeError):
-    """The job ran and cannot go on."""
+class NotAskedError(TemporaryError):
+    """A deep model was not asked at all: it is left alone for a while, or the link is full."""
 
-    exit_code = ExitCode.JOB_FAILED
+
+class JobFailedError(SolarCoronaError, RuntimeError):
+    """The job ran and cannot go on.
+
+    Parameters
+    ----------
+    message
+        As for every error.
+    exit_code
+        The failed script's own.
+    traceback
+        Where in the user's script it failed, where that is known.
+    """
+
+    def __init__(self, message: str, *, exit_code: ExitCode = ExitCode.JOB_FAILED, traceback: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+        self.traceback = traceback
 
 
 class InterruptedJobError(SolarCoronaError, RuntimeError):

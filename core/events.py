@@ -76,7 +76,7 @@ class RoundStarted(_Event):
 
 
 class RoundFinished(_Event):
-    """A round's models are aggregated. Times in seconds, sizes in bytes on the wire."""
+    """A round's models are aggregated. Times in seconds, sizes in bytes on the wire, with what was asked before it."""
 
     event: Literal["round-finished"] = "round-finished"
     round: int
@@ -118,10 +118,11 @@ class TaskPlace(BaseModel):
     """One task of one edge: its group, and how near that is beside the next one.
 
     `own` and `next` are relative distances of the task's data to its group and to the nearest other (`eta`: 0 where
-    they are alike, above about 0.1 where they are not); `map` is its place on a map of all tasks.
+    they are alike, above about 0.1 where they are not); `map` is its place on a map of all tasks. Where it is not
+    `signed`, its edge gave no signature of it that can be used, and these numbers say nothing.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_inf_nan="constants")
     edge: str
     task: str
     group: str
@@ -130,6 +131,7 @@ class TaskPlace(BaseModel):
     next: float | None = None
     map: tuple[float, float] = (0.0, 0.0)
     labelled: bool = True
+    signed: bool = True
 
 
 class TasksGrouped(_Event):
@@ -141,9 +143,10 @@ class TasksGrouped(_Event):
     tasks: list[TaskPlace]
     tree: list[tuple[int, int, float]] = Field(
         default_factory=list,
-        description="How groups came about: two nodes and their distance; the tasks are the first nodes, in order.",
+        description="How groups came about: two nodes and their distance; the tasks are the first nodes, in order, and "
+        "each merge makes the next.",
     )
-    signature_bytes: int = 0
+    signature_bytes: int = Field(default=0, description="Bytes that edges sent to be compared, in all; 0 if none was.")
 
 
 class TransferChosen(_Event):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["atomic_write", "local_copy", "local_path", "sha256_of", "shown", "write_bytes_atomic"]
+
+# Each retry is told there; a script that configures no logging would have it on its terminal.
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|[A-Za-z][A-Za-z0-9+.-]+::")
@@ -120,9 +124,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Asked before the block, which may take long.
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        # Tried before the block, which may take long.
+        temporary.touch()
+        temporary.unlink()
     except OSError as error:
         raise _full_disk(path) if _is_full(error) else _platform_error(path, error) from error
     try:

@@ -8,34 +8,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from typing_extensions import TypeVar
 
+from .documents import JOB_KINDS, KINDS, Document, Job
 from .errors import SpecError
-from .spec import API_VERSION, Dataset, Document, FederatedLearningJob, Model
+from .spec import FederatedLearningJob
+from .spec_parts import API_VERSION, Dataset, Model
 from .yaml_documents import YamlTextError, read_yaml
 
-__all__ = ["KINDS", "JobFile", "read_documents", "read_job", "read_job_file"]
+__all__ = ["JobFile", "read_any_job_file", "read_documents", "read_job", "read_job_file"]
 
-KINDS: dict[str, type[FederatedLearningJob] | type[Dataset] | type[Model]] = {
-    "FederatedLearningJob": FederatedLearningJob,
-    "Dataset": Dataset,
-    "Model": Model,
-}
 _INDEX = re.compile(r"[0-9]{1,9}")
 _MAX_BYTES = 10 * 2**20
+_MOST_SHOWN = 10
 _D = TypeVar("_D", Dataset, Model)
+_J_co = TypeVar("_J_co", bound=Job, default=FederatedLearningJob, covariant=True)
+_K = TypeVar("_K", bound=Job)
 
 
 @dataclass(frozen=True)
-class JobFile:
+class JobFile(Generic[_J_co]):
     """A job with the documents that stand beside it in the same file."""
 
     path: Path
-    job: FederatedLearningJob
+    job: _J_co
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
 
@@ -45,8 +46,8 @@ def read_job(path: Path, overrides: Sequence[str] = ()) -> FederatedLearningJob:
     return read_job_file(path, overrides).job
 
 
-def read_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile:
-    """Read a file with one `FederatedLearningJob` and any number of `Dataset` and `Model` documents.
+def read_any_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile[Job]:
+    """Read a file with one job of any kind, and any number of `Dataset` and `Model` documents.
 
     Parameters
     ----------
@@ -61,12 +62,35 @@ def read_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         If the file, a field or an override is wrong; the message says where, what was expected, and what to do.
     """
     documents = read_documents(path, overrides)
-    jobs = [d for d in documents if isinstance(d, FederatedLearningJob)]
+    jobs = [d for d in documents if not isinstance(d, Dataset | Model)]
     if len(jobs) != 1:
-        raise SpecError(f"{path}: holds {len(jobs)} FederatedLearningJob documents, expected exactly one")
+        names = " or ".join(JOB_KINDS)
+        raise SpecError(f"{path}: holds {len(jobs)} jobs, expected exactly one document of kind {names}")
     datasets = [d for d in documents if isinstance(d, Dataset)]
     models = [d for d in documents if isinstance(d, Model)]
     return JobFile(path, jobs[0], _by_name(path, datasets), _by_name(path, models))
+
+
+@overload
+def read_job_file(path: Path, overrides: Sequence[str] = ...) -> JobFile[FederatedLearningJob]: ...
+
+
+@overload
+def read_job_file(path: Path, overrides: Sequence[str], kind: type[_K]) -> JobFile[_K]: ...
+
+
+def read_job_file(path: Path, overrides: Sequence[str] = (), kind: type[Any] = FederatedLearningJob) -> JobFile[Any]:
+    """Read a file with one job of one kind; see `read_any_job_file`.
+
+    Raises
+    ------
+    SpecError
+        Also if the file's job is of another kind.
+    """
+    file = read_any_job_file(path, overrides)
+    if not isinstance(file.job, kind):
+        raise SpecError(f"{path}: its job is a {file.job.kind}, and this works with a {kind.__name__} alone")
+    return file
 
 
 def _by_name(path: Path, documents: Sequence[_D]) -> dict[str, _D]:
@@ -130,7 +154,7 @@ def _parse(path: Path, node: yaml.Node, value: Any, overrides: Sequence[str]) ->
         raise SpecError(
             f"{path}:{_line(node, ('apiVersion',))}: apiVersion is {value.get('apiVersion')!r}, expected {API_VERSION}"
         )
-    if model is FederatedLearningJob:
+    if kind in JOB_KINDS:
         value = _unshared(value) if overrides else value
         for override in overrides:
             _override(value, override)
@@ -183,20 +207,20 @@ def _override(document: dict[str, Any], override: str) -> None:
 def _explain(
     path: Path, node: yaml.Node, model: type[BaseModel], error: ValidationError, overrides: Sequence[str]
 ) -> str:
-    """Write one line for each wrong field, the first three at most."""
+    """Write one line for each wrong field, in the file's order."""
     wrong: dict[str, list[ErrorDetails]] = {}
     for detail in error.errors():
         # A mapping was meant for the union's longer form, whose own errors name the inner field.
         if not (detail["type"] == "string_type" and isinstance(detail["input"], dict) and detail["loc"][-1] == "str"):
             wrong.setdefault(_field(detail), []).append(detail)
-    lines = []
-    for name, details in list(wrong.items())[:3]:
+    lines: list[tuple[int, str]] = []
+    for name, details in wrong.items():
         keys = _keys(details[0])
-        where = "--set" if _was_set(name, details[0], overrides) else f"{path}:{_line(node, keys)}"
-        lines.append(f"{where}: {name} {_problem(model, keys, details)}")
-    if len(wrong) > 3:
-        lines.append(f"… and {len(wrong) - 3} more")
-    return "\n".join(lines)
+        line = 0 if _was_set(name, details[0], overrides) else _line(node, keys)
+        lines.append((line, f"{f'{path}:{line}' if line else '--set'}: {name} {_problem(model, keys, details)}"))
+    shown = [text for _, text in sorted(lines, key=lambda pair: pair[0])]
+    more = [f"… and {len(shown) - _MOST_SHOWN} more"] if len(shown) > _MOST_SHOWN else []
+    return "\n".join([*shown[:_MOST_SHOWN], *more])
 
 
 def _was_set(name: str, detail: ErrorDetails, overrides: Sequence[str]) -> bool:

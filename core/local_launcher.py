@@ -12,16 +12,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import tether
 from .errors import ExitCode, JobFailedError, PlatformError
-from .plan import Plan, Worker
+from .probes import answers
 from .run_folder import Phase, ProcessState, RunFolder, RunState, process_start_of
+from .script_failure import error_of
 from .settings import CONTEXT_VARIABLE, worker_environment
+from .workers import Plan, Worker
 
 __all__ = ["LocalLauncher", "free_port", "port_is_free"]
 
@@ -30,6 +34,8 @@ _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 5.0
 _TOLD_WITHIN = 8.0  # how long the server may take to tell the edges why the job failed
 _END_WITHIN = 5.0
 _LEFT_WITHIN = 10.0  # how long the server may take to say that an edge which ended has its result
+_READY_WITHIN = 120.0
+_FINAL = (ExitCode.BAD_JOB, ExitCode.BAD_INPUT)
 _EARLY, _EARLY_DEATHS = 5.0, 3  # a worker that dies so soon, so often, never came up
 
 
@@ -56,6 +62,8 @@ class _Process:
     worker: Worker
     popen: subprocess.Popen[bytes]
     started: float
+    at: float = field(default_factory=time.time)
+    process_start: str = ""
     restarts: int = 0
     early_deaths: int = 0
     restart_at: float | None = None
@@ -78,10 +86,9 @@ class LocalLauncher:
     def __init__(self, folder: RunFolder, plan: Plan, *, cwd: Path) -> None:
         self._folder, self._plan, self._cwd = folder, plan, cwd
         self._processes: dict[str, _Process] = {}
+        self._waiting = list(plan.workers)
+        self._awaited: Worker | None = None
         self._all_left: float | None = None
-        self._address = next(
-            (w.context.superlink.address for w in plan.workers if w.context and w.context.superlink), None
-        )
 
     def run(self, *, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
         """Run the workers until the job is over, and end every process.
@@ -102,9 +109,6 @@ class LocalLauncher:
         """
         self._save("running")
         try:
-            for worker in self._plan.workers:
-                self._processes[worker.name] = self._start(worker)
-            self._save("running")
             self._watch(tick, has_result)
         except KeyboardInterrupt:
             self._end_all()
@@ -140,13 +144,14 @@ class LocalLauncher:
                 )
             except OSError as error:
                 raise PlatformError(f"{worker.name} cannot be started: {error.strerror}") from error
-        return _Process(worker, popen, time.monotonic())
+        return _Process(worker, popen, time.monotonic(), process_start=process_start_of(popen.pid))
 
     def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
         while True:
+            self._start_waiting()
             tick()
             deciders = self._plan.of_role("server") or self._plan.of_role("edge")
-            done = all(self._processes[w.name].popen.poll() == 0 for w in deciders)
+            done = not self._waiting and all(self._processes[w.name].popen.poll() == 0 for w in deciders)
             waiting = [p for p in self._processes.values() if p.worker.role == "edge" and p.popen.poll() is None]
             if done and not [p for p in waiting if has_result(p.worker.name)]:
                 tick()
@@ -161,9 +166,36 @@ class LocalLauncher:
                 self._fail_if_all_left(has_result)
             time.sleep(_TICK)
 
+    def _start_waiting(self) -> None:
+        """Start the workers that are not yet, up to one that has to be ready before the others come."""
+        if self._awaited is not None:
+            if not answers(self._plan.address, self._awaited.ready or "/", ca=self._ca()):
+                self._fail_if_never_ready(self._processes[self._awaited.name])
+                return
+            self._awaited = None
+        started = False
+        while self._waiting and self._awaited is None:
+            worker = self._waiting.pop(0)
+            self._processes[worker.name] = self._start(worker)
+            self._awaited = worker if worker.ready is not None else None
+            started = True
+        if started:
+            self._save("running")
+
+    def _ca(self) -> Path | None:
+        return self._folder.secret("ca.pem") if self._plan.tls else None
+
+    def _fail_if_never_ready(self, process: _Process) -> None:
+        worker = process.worker
+        if process.popen.poll() is None and time.monotonic() - process.started > _READY_WITHIN:
+            raise PlatformError(
+                f"{worker.name} is not ready after {_READY_WITHIN:.0f} s; its log {self._folder.log(worker.name)} ends "
+                f"with:\n{_tail(self._folder.log(worker.name))}"
+            )
+
     def _fail_if_all_left(self, has_result: Callable[[str], bool]) -> None:
         """End a job whose scripts all ended well without taking part: its server would wait in vain."""
-        edges = self._plan.of_role("edge")
+        edges = [] if self._waiting else self._plan.of_role("edge")
         left = edges and all(self._processes[w.name].popen.poll() == 0 and not has_result(w.name) for w in edges)
         self._all_left = (self._all_left or time.monotonic()) if left else None
         if self._all_left is not None and time.monotonic() - self._all_left > _LEFT_WITHIN:
@@ -175,6 +207,13 @@ class LocalLauncher:
     def _after_death(self, process: _Process, tick: Callable[[], None]) -> None:
         worker, now = process.worker, time.monotonic()
         self._fail_if_reported(process, tick)
+        if worker.role == "cloud" and process.popen.returncode in _FINAL:
+            # A wrong model or option is the same at the next start.
+            raise _failure(
+                f"{worker.name} cannot serve; its log {self._folder.log(worker.name)} ends with:\n"
+                f"{_tail(self._folder.log(worker.name))}",
+                process.popen.returncode,
+            )
         if process.restart_at is None:
             early = now - process.started < _EARLY
             process.early_deaths = process.early_deaths + 1 if early else 0
@@ -188,6 +227,7 @@ class LocalLauncher:
         elif now >= process.restart_at:
             fresh = self._start(worker)
             process.popen, process.started, process.restart_at = fresh.popen, fresh.started, None
+            process.at, process.process_start = fresh.at, fresh.process_start
             process.buried = False
             process.restarts += 1
             self._save("running")
@@ -206,19 +246,17 @@ class LocalLauncher:
         # edge that the job went on without is told so as well.
         if process.worker.role == "edge" and failure.told and servers and all(s.poll() == 0 for s in servers):
             return
-        server = self._folder.read_failure("server")
         if process.worker.role == "edge" and not failure.told:
-            log = self._folder.log(process.worker.name)
-            message = f"{process.worker.name}'s script failed: {failure.error} (log: {log})"
-        else:
-            failure = server or failure
-            message = failure.error
-        error = JobFailedError(message)
-        error.exit_code = ExitCode(failure.exit_code) if failure.exit_code in list(ExitCode) else ExitCode.JOB_FAILED
-        raise error
+            raise error_of(process.worker.name, failure, self._folder.log(process.worker.name))
+        failure = self._folder.read_failure("server") or failure
+        raise _failure(failure.error, failure.exit_code)
 
     def _end_all(self) -> None:
         """End every process: ask, wait, then kill; edges first, so that the SuperLink hears of it."""
+        with _undisturbed():
+            self._end()
+
+    def _end(self) -> None:
         alive = [p.popen for p in reversed(self._processes.values()) if p.popen.poll() is None]
         for popen in alive:
             _signal_group(popen, signal.SIGTERM)
@@ -239,17 +277,35 @@ class LocalLauncher:
                 phase=phase,
                 pid=os.getpid(),
                 process_start=process_start_of(os.getpid()),
-                superlink=self._address,
+                address=self._plan.address,
                 error=error,
                 exit_code=int(code) if code is not None else None,
                 workers={
                     name: ProcessState(
-                        pid=p.popen.pid, started=time.time(), restarts=p.restarts, exit_code=p.popen.poll()
+                        pid=p.popen.pid,
+                        started=p.at,
+                        process_start=p.process_start,
+                        restarts=p.restarts,
+                        exit_code=p.popen.poll(),
                     )
                     for name, p in self._processes.items()
                 },
             )
         )
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put off a further Ctrl-C: whoever presses it again wants the processes gone, not left."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _with_path(environment: Mapping[str, str]) -> dict[str, str]:
@@ -270,6 +326,10 @@ def _bury(process: _Process) -> None:
     if process.popen.poll() is not None and not process.buried:
         process.buried = True
         _signal_group(process.popen, signal.SIGKILL)
+
+
+def _failure(message: str, code: int) -> JobFailedError:
+    return JobFailedError(message, exit_code=ExitCode(code) if code in list(ExitCode) else ExitCode.JOB_FAILED)
 
 
 def _how(code: int | None) -> str:

@@ -5,6 +5,7 @@
 
     .solar-corona/JOB/RUN/
       job.yaml          the job file, with what --set changed
+      origin.json       the job file's own place, and what --set changed
       state.json        the launcher's view: phase, processes
       events.jsonl      what happened, one event a line
       contexts/         the workers' context documents
@@ -19,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -30,15 +32,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .errors import PlatformError, SpecError
 from .events import Event, event_adapter
 from .files import atomic_write
+from .settings import RUNS_VARIABLE
 
 __all__ = [
     "Phase",
     "ProcessState",
     "RunFolder",
+    "RunOrigin",
     "RunState",
     "WorkerFailure",
     "find_run",
+    "hold_job",
     "is_alive",
+    "latest_run",
     "new_run",
 ]
 
@@ -60,6 +66,7 @@ class ProcessState(_Record):
 
     pid: int = Field(gt=0, lt=2**31)
     started: float = Field(description="Seconds since 1970.")
+    process_start: str = Field(default="", description="When it began, so that a reused pid is told apart.")
     restarts: int = 0
     exit_code: int | None = None
 
@@ -72,10 +79,27 @@ class RunState(_Record):
     phase: Phase
     pid: int = Field(gt=0, lt=2**31, description="The launcher's own process.")
     process_start: str = Field(default="", description="When that process began, so that a reused pid is told apart.")
-    superlink: str | None = None
+    address: str | None = None
     workers: dict[str, ProcessState] = Field(default_factory=dict)
     error: str | None = None
     exit_code: int | None = None
+
+
+class RunOrigin(_Record):
+    """How a run was begun, so that it can be taken up again without asking."""
+
+    job_file: str
+    overrides: tuple[str, ...] = ()
+    command: tuple[str, ...] = Field(default=("run",), description="The command, then its own options.")
+
+    def resume(self, program: str = "solar-corona") -> str:
+        """Return the command line that takes the run up again.
+
+        >>> RunOrigin(job_file="/srv/job.yaml", command=("server", "--port", "9092")).resume()
+        'solar-corona server /srv/job.yaml --port 9092 --resume'
+        """
+        name, *options = self.command
+        return shlex.join([program, name, self.job_file, *options, "--resume"])
 
 
 class WorkerFailure(_Record):
@@ -165,6 +189,26 @@ class RunFolder:
         """Return the launcher's state, or None if there is none yet."""
         return self._read("state.json", RunState)
 
+    def write_origin(self, origin: RunOrigin) -> None:
+        """Note how the run was begun."""
+        self._write("origin.json", origin)
+
+    def read_origin(self) -> RunOrigin | None:
+        """Return how the run was begun, or None if nothing was noted."""
+        return self._read("origin.json", RunOrigin)
+
+    def begin(self, job: str) -> None:
+        """Say that this process begins the run; should it end without another word, the run has failed."""
+        self.write_state(
+            RunState(
+                job=job,
+                run=self.path.name,
+                phase="starting",
+                pid=os.getpid(),
+                process_start=process_start_of(os.getpid()),
+            )
+        )
+
     def phase(self) -> Phase:
         """Return how the run stands; a run whose launcher is gone without a word is `failed`."""
         state = self.read_state()
@@ -241,38 +285,52 @@ class RunFolder:
                 found.append(event_adapter.validate_json(line))
         return found, offset + len(whole)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the job for this process; another run of the same job is told so.
-
-        Raises
-        ------
-        PlatformError
-            If the job is running already.
-        """
-        folder = self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PlatformError(
-                    f"job {folder.name} is running already ({_holder(lock)}); stop it with `solar-corona stop`, "
-                    f"or give this one another metadata.name"
-                ) from None
-            lock.seek(0)
-            lock.truncate()
-            lock.write(f"process {os.getpid()}")
-            lock.flush()
-            yield
-
     def stop(self) -> bool:
         """Ask the run's launcher to end; False if none runs."""
         state = self.read_state()
         if state is None or state.phase not in ("starting", "running") or not is_alive(state.pid, state.process_start):
             return False
-        os.kill(state.pid, signal.SIGINT)
+        os.kill(state.pid, signal.SIGTERM)  # not SIGINT, which a job in the background may ignore
         return True
+
+
+@contextlib.contextmanager
+def hold_job(folder: Path) -> Iterator[None]:
+    """Hold the job whose runs are in `folder` for this process; another run of the same job is told so.
+
+    Raises
+    ------
+    PlatformError
+        If the job is running already, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PlatformError(
+                f"job {folder.name} is running already ({_holder(lock)}); stop it with `solar-corona stop`, "
+                f"or give this one another metadata.name"
+            ) from None
+        try:
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"process {os.getpid()}")
+            lock.flush()
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> PlatformError:
+    return PlatformError(
+        f"the run folder {folder} cannot be written: {error.strerror}; "
+        f"name another place for run folders in {RUNS_VARIABLE}"
+    )
 
 
 def _holder(lock: IO[str]) -> str:
@@ -296,7 +354,7 @@ def new_run(job_file: Path, job: str, root: Path | None) -> RunFolder:
         except FileExistsError:
             continue
         except OSError as error:
-            raise PlatformError(f"the run folder {path} cannot be made: {error.strerror}") from error
+            raise _unwritable(path, error) from error
         for name in ("contexts", "logs"):
             (path / name).mkdir()
         return RunFolder(path)
@@ -315,12 +373,18 @@ def find_run(what: str, root: Path | None) -> RunFolder:
     if (path / "job.yaml").is_file():
         return RunFolder(path.resolve())
     if path.is_file() or path.suffix in (".yaml", ".yml"):
-        from .job_file import read_job
+        from .job_file import read_any_job_file
 
-        base = runs_of(path, read_job(path).metadata.name, root)
+        base = runs_of(path, read_any_job_file(path).job.metadata.name, root)
     else:
         base = (root or Path(".solar-corona")) / what
-    found = sorted((p for p in base.glob("*") if (p / "job.yaml").is_file()), key=lambda p: p.name)
-    if not found:
+    latest = latest_run(base)
+    if latest is None:
         raise SpecError(f"there is no run of {what!r} (looked in {base}); start one with `solar-corona run`")
-    return RunFolder(found[-1])
+    return latest
+
+
+def latest_run(base: Path) -> RunFolder | None:
+    """Return the last of a job's runs, or None if there is none."""
+    found = sorted((p for p in base.glob("*") if (p / "job.yaml").is_file()), key=lambda p: p.name)
+    return RunFolder(found[-1]) if found else None

@@ -8,9 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from .documents import KINDS, Document
 from .errors import SpecError
-from .job_file import KINDS
-from .spec import Document
 
 __all__ = ["job_file_schema"]
 

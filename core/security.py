@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["make_credentials", "make_runtime_secret"]
+__all__ = ["make_credentials", "make_runtime_secret", "make_token"]
 
 _VALID_FOR = timedelta(days=365)
 _CLOCK_SKEW = timedelta(hours=1)
@@ -24,8 +24,13 @@ _CLOCK_SKEW = timedelta(hours=1)
 
 def make_runtime_secret(folder: Path) -> None:
     """Write `runtime.secret`, with which the server proves to the SuperLink that it may take a run."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write_private(folder / "runtime.secret", secrets.token_hex(32).encode())
+    make_token(folder / "runtime.secret")
+
+
+def make_token(path: Path) -> None:
+    """Write a random token, readable by this user alone; its folder is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write_private(path, secrets.token_hex(32).encode())
 
 
 def make_credentials(folder: Path, *, hosts: Sequence[str], edges: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CONTEXT_VARIABLE", "Settings", "quiet_engines", "worker_environment"]
+__all__ = ["CONTEXT_VARIABLE", "RUNS_VARIABLE", "Settings", "quiet_engines", "worker_environment"]
 
 CONTEXT_VARIABLE = "SOLAR_CORONA_CONTEXT"
 DEBUG_VARIABLE = "SOLAR_CORONA_DEBUG"

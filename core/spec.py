@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job file's kinds as pydantic models: the only source of what a job may say.
+"""Federated learning in a job file, as pydantic models: the only source of what a `FederatedLearningJob` may say.
 
 The YAML follows Kubernetes: `apiVersion`, `kind`, `metadata`, `spec`, camelCase. The same text is the file for a
 laptop and the custom resource for a cluster.
@@ -7,13 +7,25 @@ laptop and the custom resource for a cluster.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from .durations import Duration
+from .spec_parts import (
+    API_VERSION,
+    Dataset,
+    DatasetSource,
+    EnvName,
+    Metadata,
+    Model,
+    ModelSource,
+    Name,
+    Parameter,
+    Part,
+    Resource,
+    Security,
+)
 
 __all__ = [
     "API_VERSION",
@@ -21,7 +33,6 @@ __all__ = [
     "Compression",
     "Dataset",
     "DatasetSource",
-    "Document",
     "Edge",
     "Evaluation",
     "FederatedLearningJob",
@@ -34,60 +45,10 @@ __all__ = [
     "Tasks",
 ]
 
-API_VERSION: Literal["solar-corona.io/v1alpha1"] = "solar-corona.io/v1alpha1"
-
 _OWN_WORKERS = ("server", "superlink")
-_ENV_NAME = re.compile(r"[A-Za-z_][-A-Za-z0-9_.]*")
 
 
-def _env_name(name: str) -> str:
-    if not _ENV_NAME.fullmatch(name):
-        raise ValueError(f"{name!r} names no environment variable; use letters, digits and '_'")
-    return name
-
-
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
-EnvName = Annotated[str, AfterValidator(_env_name)]  # no pattern: a CRD's schema knows none for the keys of a map
-Pixels = Annotated[int, Field(ge=1, le=100_000)]
-Parameter = str | int | float | bool | None | list[Any] | dict[str, Any]
-
-
-class _Part(BaseModel):
-    """One part of a job file: camelCase outside, unknown fields refused, never changed after it was read."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
-
-
-class Metadata(_Part):
-    """What a document is called."""
-
-    name: Name = Field(description="Name of the document; lower-case letters, digits and '-', at most 63.")
-    namespace: Name | None = Field(default=None, description="Kubernetes namespace; on a laptop it is ignored.")
-    labels: dict[str, str] = Field(default_factory=dict, description="Kubernetes labels.")
-    annotations: dict[str, str] = Field(default_factory=dict, description="Kubernetes annotations.")
-
-
-class DatasetSource(_Part):
-    """Where samples are and how to read them."""
-
-    path: str = Field(min_length=1, description="File, folder or URL (s3://, https://); relative to the job file.")
-    format: Literal["npz", "npy", "csv", "parquet", "images"] | None = Field(
-        default=None, description="Form of the data; by default told by the name's ending."
-    )
-    x: str | list[str] | None = Field(
-        default=None,
-        description="Array (npz) or columns (csv, parquet) of the features; by default x, or all others.",
-    )
-    y: str | None = Field(
-        default=None,
-        description="Array (npz) or column (csv, parquet) of the labels; by default y, or the last column.",
-    )
-    size: tuple[Pixels, Pixels] | None = Field(
-        default=None, description="Height and width in pixels to which images are resized."
-    )
-
-
-class Edge(_Part):
+class Edge(Part):
     """One edge that takes part in a job."""
 
     name: Name = Field(description="Name of the edge, unique in the job.")
@@ -108,7 +69,7 @@ class Edge(_Part):
 CompressionMethod = Literal["none", "fp16", "int8", "topk"]
 
 
-class Compression(_Part):
+class Compression(Part):
     """How models are coded on the way, in both directions."""
 
     method: CompressionMethod = Field(
@@ -119,7 +80,7 @@ class Compression(_Part):
     fraction: float = Field(default=0.2, gt=0, le=1, description="With topk: share of an array's entries to send.")
 
 
-class Aggregation(_Part):
+class Aggregation(Part):
     """How the edges' models become one."""
 
     algorithm: str | None = Field(
@@ -156,7 +117,7 @@ class Aggregation(_Part):
         return short if isinstance(short, Compression) else Compression(method=short)
 
 
-class Tasks(_Part):
+class Tasks(Part):
     """How an edge divides its samples into tasks, where they are of several."""
 
     task_attribute: str | None = Field(
@@ -199,11 +160,12 @@ class Tasks(_Part):
         return self
 
 
-class Output(_Part):
+class Output(Part):
     """What a job leaves behind."""
 
     model: str | None = Field(
         default=None,
+        min_length=1,
         description="Where the final model goes, relative to the job file: `.keras`, a folder for a SavedModel, "
         "`.npz` for a torch module, or what an own `save` writes.",
     )
@@ -216,16 +178,7 @@ class Output(_Part):
         return model
 
 
-class ModelSource(_Part):
-    """A model that exists already."""
-
-    path: str = Field(min_length=1, description="File or URL; relative to the job file.")
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        default=None, description="SHA-256 that the file must have."
-    )
-
-
-class Evaluation(_Part):
+class Evaluation(Part):
     """What is measured beside the rounds themselves."""
 
     alone: bool = Field(
@@ -235,16 +188,7 @@ class Evaluation(_Part):
     )
 
 
-class Security(_Part):
-    """Protection of the connection between server and edges."""
-
-    tls: bool = Field(
-        default=False,
-        description="Encrypt, with a CA made for the run, and let only this job's edges in, by their keys.",
-    )
-
-
-class FederatedLearningSpec(_Part):
+class FederatedLearningSpec(Part):
     """A federated learning job: one script, several edges, one model."""
 
     script: str | None = Field(
@@ -312,30 +256,8 @@ class FederatedLearningSpec(_Part):
         return self.aggregation.algorithm or (asked if isinstance(asked, str) and asked else "fedavg")
 
 
-class _Resource(_Part):
-    api_version: Literal["solar-corona.io/v1alpha1"] = Field(description="Group and version of the document.")
-    metadata: Metadata = Field(description="What the document is called.")
-
-
-class FederatedLearningJob(_Resource):
+class FederatedLearningJob(Resource):
     """Train one model over several edges whose data stays where it is."""
 
     kind: Literal["FederatedLearningJob"]
     spec: FederatedLearningSpec
-
-
-class Dataset(_Resource):
-    """Samples under a name that jobs can use."""
-
-    kind: Literal["Dataset"]
-    spec: DatasetSource
-
-
-class Model(_Resource):
-    """A model under a name that jobs can use."""
-
-    kind: Literal["Model"]
-    spec: ModelSource
-
-
-Document = FederatedLearningJob | Dataset | Model

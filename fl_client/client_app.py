@@ -66,7 +66,6 @@ def _answer(message: Message, context: Context) -> Message:
     job, edge = context.node_config.get("job"), context.node_config.get("edge")
     if not isinstance(job, str) or not isinstance(edge, str):
         raise SpecError('start the SuperNode with --node-config \'job="/path/job.yaml" edge="NAME"\'')
-    # One folder for all messages of a run: what one process keeps for the next lies there.
     runs = runs_of(Path(job), f"{Path(job).stem}-{edge}", Settings.from_environment().runs)
     folder = RunFolder(runs / f"run-{context.run_id}")
     folder.path.mkdir(parents=True, exist_ok=True)

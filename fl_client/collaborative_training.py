@@ -17,7 +17,7 @@ from ..lib.datasets import loaded_tasks
 from ..lib.links import NodeLink, current_link
 from ..lib.trainable import Trainable
 from .edge_data import EdgeData
-from .loaders import summarize
+from .loaders import Part, summarize
 
 if TYPE_CHECKING:
     from flwr.app import RecordDict
@@ -103,7 +103,8 @@ def fit(
     if document is None or (document.superlink is None and link is None):
         _alone(work)
         return model
-    return _together(work, document, link or _connection(document), aggregation_algorithm, _data(document, *loaders))
+    data = _data(document, *(work.parts or loaders))
+    return _together(work, document, link or _connection(document), aggregation_algorithm, data)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class _Work:
     samples: int
     eval_samples: int
     saveable: bool
+    parts: tuple[Part, Part] | None = None
 
 
 def _trainable(model: Any, **options: Any) -> _Work:
@@ -128,7 +130,7 @@ def _trainable(model: Any, **options: Any) -> _Work:
         from .torch_trainable import TorchTrainable
 
         kind = TorchTrainable
-        for name in ("batch_size", "callbacks", "steps_per_epoch", "verbose"):
+        for name in ("callbacks", "steps_per_epoch", "verbose"):
             options.pop(name)
     elif isinstance(model, Trainable):
         # Such an object has its own data: without a loader to count, it says with each reply how many samples it used.
@@ -141,7 +143,7 @@ def _trainable(model: Any, **options: Any) -> _Work:
             f"with the methods {', '.join(_METHODS)}; this one lacks {', '.join(missing)}"
         )
     work = kind(model, **options)
-    return _Work(model, work, work.summary.samples, work.eval_samples, True)
+    return _Work(model, work, work.summary.samples, work.eval_samples, True, work.parts)
 
 
 def _alone(work: _Work) -> None:
@@ -188,7 +190,7 @@ def _together(
         algorithm=algorithm,
         warm=link.warm,
         data=data,
-        folder=Path(document.run_folder) / "edges" / document.worker,
+        folder=Path(document.state_folder or Path(document.run_folder) / "edges" / document.worker),
     )
     serve(node, link)
     result = work.model if data is None else model_for_all_tasks(work.model, node, data)
@@ -198,7 +200,7 @@ def _together(
 
 def _data(document: ContextDocument, train_loader: Any, test_loader: Any) -> EdgeData | None:
     """Return the samples behind the loaders, with what the job's data says of their tasks."""
-    if train_loader is None:
+    if train_loader is None or (isinstance(train_loader, Part) and not train_loader.is_there):
         return None
     return EdgeData(
         train_loader,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import DatasetError, SpecError
 from ..core.spec import Tasks
-from .loaders import arrays_of
+from .loaders import Part
 
 __all__ = ["ALL_SAMPLES", "Divide", "EdgeData", "Samples", "Split", "named_division"]
 
@@ -79,7 +79,7 @@ class EdgeData:
     Parameters
     ----------
     train_loader, test_loader
-        What `fit()` got; a pair of arrays, or an iterable of batches.
+        What `fit()` got: a pair of arrays, an iterable of batches, or the `Part` that whoever trains reads too.
     tasks
         How the job divides samples into tasks.
     train_tasks, eval_tasks
@@ -96,7 +96,8 @@ class EdgeData:
         eval_tasks: Values | None = None,
     ) -> None:
         self.rules = tasks or Tasks()
-        self._loaders = {"train": train_loader, "evaluate": test_loader}
+        loaders = {"train": train_loader, "evaluate": test_loader}
+        self._parts = {which: part if isinstance(part, Part) else Part(part) for which, part in loaders.items()}
         self._attributes = {"train": train_tasks, "evaluate": eval_tasks}
         self._kept: dict[str, Samples] = {}
 
@@ -109,11 +110,12 @@ class EdgeData:
             If the loader does not give arrays, or the task attribute is not that of its samples.
         """
         if anew or which not in self._kept:
-            loader = self._loaders[which]
-            if loader is None:
+            part = self._parts[which]
+            if not part.is_there:
                 self._kept[which] = Samples(np.zeros((0, 1), np.float32), np.zeros(0, np.int64))
             else:
-                x, y = arrays_of(loader)
+                x, y = part.whole(anew=anew)
+                self._check_order(part, which)
                 self._kept[which] = Samples(x, y, self._attribute(which, len(x)))
         return self._kept[which]
 
@@ -130,10 +132,22 @@ class EdgeData:
             )
         return values
 
+    def _check_order(self, part: Part, which: str) -> None:
+        """Raise `DatasetError` if the job's division goes by the samples' order, and the loader mixes them."""
+        rules = self.rules
+        if (rules.task_attribute is None and rules.chunk is None) or part.keeps_order:
+            return
+        field = "taskAttribute" if rules.task_attribute is not None else "chunk"
+        raise DatasetError(
+            f"fit()'s {'train' if which == 'train' else 'test'} loader gives its samples in another order each time, "
+            f"and tasks.{field} goes by their order in the data; pass the pair of "
+            f"arrays, which training mixes by itself, or leave the mixing out of the loader"
+        )
+
     @property
     def changes(self) -> bool:
         """Whether the samples can be looked at again at little cost, to see if they are others by now."""
-        return isinstance(self._loaders["train"], tuple)
+        return self._parts["train"].in_place
 
     def split(self, divide: Divide | None) -> Split:
         """Return the tasks of this edge, as `divide` (or the data's own attribute) tells them.

@@ -11,9 +11,10 @@ from pathlib import Path
 from ..core.context_document import SuperLinkAddress
 from ..core.errors import SpecError
 from ..core.job_file import read_job_file
-from ..core.plan import Placement, Worker, plan
+from ..core.plan import plan
 from ..core.run_folder import RunFolder, new_run
 from ..core.settings import CONTEXT_VARIABLE, worker_environment
+from ..core.workers import Placement, Worker
 
 __all__ = ["edge_worker", "run_edge"]
 
@@ -45,7 +46,9 @@ def edge_worker(
     )
     worker = next(w for w in plan(file, place).workers if w.name == name and w.role == "edge")
     assert worker.context is not None
-    context = worker.context.model_copy(update={"superlink": link})
+    # Each start has a run folder of its own, and what is kept must be found by the next.
+    state = str(folder.path.resolve().parent / "state")
+    context = worker.context.model_copy(update={"superlink": link, "state_folder": state})
     return Worker(worker.name, worker.role, worker.command, context, worker.node, worker.env, worker.restarts)
 
 

@@ -63,10 +63,11 @@ class KerasTrainable:
             "verbose": verbose,
         }
         self._batch_size = batch_size
-        self._parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
+        self.parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
         self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._keep = keep_optimizer_state
         self._anchor: list[NDArray[np.generic]] | None = None
+        self._hidden: Any = None
         self._build(train_loader)
         if loss is not None:
             metrics = metric if isinstance(metric, list | tuple) else [metric] if metric is not None else None
@@ -125,8 +126,8 @@ class KerasTrainable:
         samples = self.summary.samples
         if self._chosen[0] is not None:
             samples = len(self._chosen[0])
-            fit |= {"batch_size": self._parts[0].batch_size, "steps_per_epoch": None}
-            history = model.fit(*self._parts[0].of(self._chosen[0]), **fit)
+            fit |= {"batch_size": self.parts[0].batch_size, "steps_per_epoch": None}
+            history = model.fit(*self.parts[0].of(self._chosen[0]), **fit)
         elif is_arrays(self._train_loader):
             history = model.fit(*self._train_loader, **fit)
         else:
@@ -141,7 +142,7 @@ class KerasTrainable:
             return 0, {}
         self._mark_training(training=False)
         if self._chosen[1] is not None:
-            return len(self._chosen[1]), self._measure(self._parts[1], self._chosen[1])
+            return len(self._chosen[1]), self._measure(self.parts[1], self._chosen[1])
         if is_arrays(self._test_loader):
             metrics = self.model.evaluate(*self._test_loader, batch_size=self._batch_size, verbose=0, return_dict=True)
         else:
@@ -162,7 +163,21 @@ class KerasTrainable:
     def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         """Return the metrics on some of the training samples, or on all."""
         self._mark_training(training=False)
-        return self._measure(self._parts[0], indices)
+        return self._measure(self.parts[0], indices)
+
+    def embed(self, x: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Return what the last layer with weights gets, for samples x (n x …) and the current weights: n x k.
+
+        Raises
+        ------
+        ModelError
+            If the model is no graph of layers with one input and one output, or has no hidden layer.
+        """
+        hidden = self._hidden or _up_to_last_layer(self.model)
+        self._hidden = hidden
+        found = hidden.predict(x, batch_size=max(self.parts[0].batch_size, 256), verbose=0)
+        features: NDArray[np.floating[Any]] = np.asarray(found, np.float32).reshape(len(x), -1)
+        return features
 
     def _measure(self, part: Part, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         x, y = part.of(indices)
@@ -174,6 +189,28 @@ class KerasTrainable:
     def _mark_training(self, *, training: bool) -> None:
         if hasattr(self.model.loss, "set_training"):
             self.model.loss.set_training(training)
+
+
+def _up_to_last_layer(model: Any) -> Any:
+    """Return a model of the same weights that ends where the last layer with weights begins."""
+    name = type(model).__name__
+    try:
+        graph = len(model.inputs) == len(model.outputs) == 1
+        layers = [layer for layer in model.layers if layer.weights] if graph else []
+        hidden = layers[-1].input if layers else None
+    except (AttributeError, ValueError):  # a subclassed model has no graph
+        graph, hidden = False, None
+    if not graph or (not keras.ops.is_tensor(hidden) and not isinstance(hidden, keras.KerasTensor)):
+        raise ModelError(
+            f"samples cannot be signed as the last hidden layer of {name} sees them: it is no Sequential or functional "
+            f"model with one input and one output; make it one, or leave aggregation.options.embedding out"
+        )
+    if len(layers) < 2:
+        raise ModelError(
+            f"samples cannot be signed as the last hidden layer of {name} sees them, for it has one layer with weights "
+            f"and no hidden one; leave aggregation.options.embedding out"
+        )
+    return keras.Model(model.inputs, hidden)
 
 
 class _ProximalPull(keras.callbacks.Callback):  # type: ignore[misc]

@@ -28,41 +28,70 @@ class LoaderSummary:
 
 
 class Part:
-    """Some of a loader's samples, as arrays and in batches of the loader's own size.
+    """A loader's samples as arrays, all or some of them, in batches of the loader's own size.
+
+    Whoever divides samples and whoever trains on them share one `Part`: a loader that mixes its samples gives them in
+    another order each time that it is read.
 
     Parameters
     ----------
     loader
-        A pair of arrays, or an iterable of batches; read once, when a part is first asked for.
+        A pair of arrays, or an iterable of batches; read once, when its samples are first asked for.
     batch_size
         Samples in a batch; by default as many as the loader's first batch has, or 32.
     """
 
     def __init__(self, loader: Any, *, batch_size: int | None = None) -> None:
         self._loader, self._given = loader, batch_size
-        self._whole: tuple[NDArray[Any], NDArray[Any]] | None = None
+        self._whole: tuple[NDArray[Any], NDArray[Any] | None] | None = None
 
-    def of(self, indices: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any]]:
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a loader at all."""
+        return self._loader is not None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the samples are arrays in memory, which can be looked at again at no cost."""
+        return is_arrays(self._loader)
+
+    def whole(self, *, anew: bool = False) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """Return x and y of all samples; `anew` reads the loader once more."""
+        if anew or self._whole is None or self.in_place:  # a pair of arrays may have been changed in place
+            self._whole = arrays_of(self._loader)
+        return self._whole
+
+    def of(self, indices: NDArray[np.int64] | None) -> tuple[NDArray[Any], NDArray[Any] | None]:
         """Return x and y of the samples at some places, or of all."""
-        if self._whole is None or is_arrays(self._loader):  # a pair of arrays may have been changed in place
-            x, y = arrays_of(self._loader)
-            assert y is not None
-            self._whole = x, y
-        x, y = self._whole
-        return (x, y) if indices is None else (x[indices], y[indices])
+        x, y = self.whole()
+        return (x, y) if indices is None else (x[indices], None if y is None else y[indices])
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the loader gives its samples in the same order when it is read once more."""
+        if self.in_place:
+            return True
+        (x, y), (again, labels) = self.whole(), arrays_of(self._loader)
+        same_labels = y is labels or (y is not None and labels is not None and np.array_equal(y, labels))
+        return same_labels and np.array_equal(x, again)
 
     @property
     def batch_size(self) -> int:
         """Samples in a batch."""
         if self._given is None:
-            batch = None if is_arrays(self._loader) else first_batch(self._loader)
-            self._given = len(batch[1]) if batch is not None and hasattr(batch[1], "__len__") else 32
+            batch = None if self.in_place else first_batch(self._loader)
+            self._given = len(batch[0]) if batch is not None and hasattr(batch[0], "__len__") else 32
         return self._given
 
 
 def is_arrays(loader: Any) -> bool:
-    """Tell whether a loader is a pair of arrays rather than an iterable of batches."""
-    return isinstance(loader, tuple) and len(loader) == 2 and all(hasattr(part, "shape") for part in loader)
+    """Tell whether a loader is a pair of arrays, or `(x, None)`, rather than an iterable of batches."""
+    return (
+        isinstance(loader, tuple)
+        and len(loader) == 2
+        and hasattr(loader[0], "shape")
+        and (loader[1] is None or hasattr(loader[1], "shape"))
+    )
 
 
 def _batches(loader: Any) -> Iterator[Any]:
@@ -102,8 +131,8 @@ def arrays_of(loader: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
         If its batches are no pairs of single arrays.
     """
     if is_arrays(loader):
-        return np.asarray(loader[0]), np.asarray(loader[1])
-    xs, ys = [], []
+        return np.asarray(loader[0]), None if loader[1] is None else np.asarray(loader[1])
+    xs, ys = list[NDArray[Any]](), list[NDArray[Any]]()
     for batch in _batches(loader):
         if not isinstance(batch, tuple | list) or len(batch) < 2 or isinstance(batch[0], tuple | list | dict):
             raise DatasetError(
@@ -111,10 +140,11 @@ def arrays_of(loader: Any) -> tuple[NDArray[Any], NDArray[Any] | None]:
                 f"gave {type(batch[0] if isinstance(batch, tuple | list) and batch else batch).__name__}"
             )
         xs.append(np.asarray(batch[0]))
-        ys.append(_labels(batch[1])[1])
+        if batch[1] is not None:
+            ys.append(_labels(batch[1])[1])
     if not xs:
         return np.zeros((0, 1), np.float32), np.zeros(0, np.int64)
-    return np.concatenate(xs), np.concatenate(ys)
+    return np.concatenate(xs), np.concatenate(ys) if len(ys) == len(xs) else None
 
 
 def summarize(loader: Any, *, limit: int | None = None) -> LoaderSummary:
@@ -123,7 +153,7 @@ def summarize(loader: Any, *, limit: int | None = None) -> LoaderSummary:
     Parameters
     ----------
     loader
-        A pair of arrays, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`.
+        A pair of arrays, or an iterable of batches `(x, y)` or `(x, y, sample_weight)`; y is None without labels.
     limit
         Batches to look at; needed where the loader never ends.
 
@@ -144,6 +174,9 @@ def summarize(loader: Any, *, limit: int | None = None) -> LoaderSummary:
             raise DatasetError(
                 f"a loader must give batches of (x, y), and gave {type(batch).__name__}; map it to pairs first"
             )
+        if batch[1] is None:
+            samples, countable = samples + len(batch[0]), False
+            continue
         several, labels = _labels(batch[1])
         samples += len(labels)
         countable = countable and not several and _count(labels, classes)

@@ -8,7 +8,6 @@ where each message has a process of its own: a warm node that restarts is a new 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,17 +18,16 @@ from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from ..core.errors import SolarCoronaError, WireError
-from ..core.files import write_bytes_atomic
-from ..lib import exchange, wire
+from ..lib import exchange
 from ..lib.coded_records import CodedModel, Label, ReplyCoding, read_coded
 from ..lib.compression import decode, digest, encode, form_of, readable, work_dtype
 from ..lib.exchange import Weights
 from ..lib.records import arrays_in, configs_in
+from ..lib.sealed import load_sealed, write_sealed
 
 __all__ = ["EdgeCoding"]
 
 log = logging.getLogger(__name__)
-_DIGEST = hashlib.sha256().digest_size
 
 
 class EdgeCoding:
@@ -44,7 +42,17 @@ class EdgeCoding:
     """
 
     def __init__(self, file: Path | None = None, *, keeps_model: bool = False) -> None:
-        self._file, self._keeps_model = file, keeps_model
+        self._keeps_model, self._run = keeps_model, ""
+        self._begin(file)
+
+    def settle(self, run: str, file: Path | None) -> None:
+        """Begin anew for another of the job's runs, or where a process before this one was in it."""
+        if run != self._run:
+            self._run = run
+            self._begin(file)
+
+    def _begin(self, file: Path | None) -> None:
+        self._file = file
         self._models: dict[str, tuple[str, Weights]] = {}
         self._lost: dict[str, Weights] = {}
         self._received: dict[str, tuple[str, Weights]] = {}
@@ -136,10 +144,8 @@ class EdgeCoding:
             for key, (version, weights) in self._models.items():
                 record[f"model/{key}"] = exchange.to_arrays(weights)
                 record[f"version/{key}"] = ConfigRecord({"version": version})
-        parts = [part["data"] for part in configs_in(wire.pack(record)).values()]
-        payload = b"".join(part for part in parts if isinstance(part, bytes))
         try:
-            write_bytes_atomic(self._file, payload + hashlib.sha256(payload).digest())
+            write_sealed(self._file, record)
             self._changed = False
         except SolarCoronaError as error:
             log.warning("what compression has to remember is not kept for after a restart: %s", error)
@@ -150,26 +156,9 @@ class EdgeCoding:
             self._file.unlink(missing_ok=True)
 
     def _load(self) -> None:
-        if self._file is None:
+        record = load_sealed(self._file, "compression")
+        if record is None:
             return
-        try:
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.warning("%s cannot be read (%s); compression begins anew", self._file, error.strerror)
-            return
-        try:
-            self._read(data)
-        except (WireError, ValueError, KeyError) as error:
-            log.warning("%s is damaged (%s); compression begins anew", self._file, error)
-            self._models, self._lost = {}, {}
-
-    def _read(self, data: bytes) -> None:
-        payload, seal = data[:-_DIGEST], data[-_DIGEST:]
-        if hashlib.sha256(payload).digest() != seal:
-            raise WireError("its SHA-256 is another")
-        record = wire.unpack(RecordDict({"solar-corona-0": ConfigRecord({"part": 0, "parts": 1, "data": payload})}))
         for name, arrays in arrays_in(record).items():
             kind, _, key = name.partition("/")
             weights = exchange.to_weights(arrays)

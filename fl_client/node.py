@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import traceback
 import uuid
@@ -18,6 +19,7 @@ from ..lib import exchange
 from ..lib.exchange import Answer, Instruction, Verb, Weights, WorkOrder
 from ..lib.questions import Question
 from ..lib.records import arrays_in, configs_in
+from ..lib.survey import known_in
 from ..lib.trainable import Scalar, Trainable
 from .edge_data import EdgeData, Split
 from .orders import Finished, Orders, order_of
@@ -30,6 +32,7 @@ Exporter = Callable[[Path, Sequence[Weights], RecordDict], Path]
 """Saves the models, given by their weights, into a folder and returns the file or folder it wrote."""
 
 log = logging.getLogger(__name__)
+_RUN = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 
 class Node:
@@ -52,7 +55,7 @@ class Node:
     data
         The samples themselves, for questions about them and for several tasks; None where only the model has them.
     folder
-        Where the edge keeps what the next process needs; None: nowhere.
+        Where the edge keeps what the next process needs, for each of the job's runs apart; None: nowhere.
     """
 
     def __init__(
@@ -75,10 +78,12 @@ class Node:
         self.result: Finished | None = None
         self._trainable = trainable
         self._export = export
-        kept = None if folder is None else folder / "personal.bin"
-        personal = PersonalModel(trainable, kept, lives=warm)
-        self._orders = Orders(trainable, eval_samples=eval_samples, personal=personal)
-        self.survey = Survey(data, self._orders, edge=edge)
+        self._base = folder
+        self._run: str | None = None
+        self._folder: Path | None = None
+        self._personal = PersonalModel(trainable, lives=warm)
+        self._orders = Orders(trainable, eval_samples=eval_samples, personal=self._personal)
+        self.survey = Survey(data, self._orders, edge=edge, trainable=trainable)
         self._first = exchange.to_arrays(trainable.get_weights())
         self.about = Answer(
             edge=edge,
@@ -100,12 +105,29 @@ class Node:
             If the message cannot be read.
         """
         instruction = exchange.read_instruction(content)
+        self.settle(instruction.run)
         started = time.monotonic()
         if instruction.verb is Verb.STOP:
             raise JobFailedError(instruction.reason or "the server stopped the job")
         self.round = max(self.round, instruction.round)
         record, answer = self._work(instruction, content)
         return exchange.attach(record, answer.model_copy(update={"seconds": time.monotonic() - started}))
+
+    def settle(self, run: str) -> Path | None:
+        """Take up what this edge has kept of a job's run; return the folder, or None where nothing is kept.
+
+        Parameters
+        ----------
+        run
+            As the server calls it; of another one, nothing is of use.
+        """
+        if run != self._run:
+            self._run = run
+            if self._base is not None:
+                self._folder = self._base / run if _RUN.fullmatch(run) else self._base
+            self._personal.settle(None if self._folder is None else self._folder / "personal.bin")
+            self.survey.settle(None if self._folder is None else self._folder / "survey.bin")
+        return self._folder
 
     @property
     def split(self) -> Split | None:
@@ -142,7 +164,7 @@ class Node:
             log.warning("%s", order.notice)
         record = self._orders.train(order, content, _config(content), evaluate=instruction.evaluate)
         self._remember(record.get(exchange.EVALUATION))
-        changed = self.survey.look_again()
+        changed = self.survey.look_again(known_in(content))
         if changed is not None:
             record.update(changed.to_content())
         return record
@@ -162,6 +184,7 @@ class Node:
             }
 
     def _export_model(self, content: RecordDict) -> tuple[RecordDict, Answer]:
+        from ..lib.model_cards import versions_here
         from ..lib.models import model_bytes
 
         models = [exchange.to_weights(arrays) for arrays in arrays_in(content).values()]
@@ -179,7 +202,7 @@ class Node:
                 log.warning("the groups' models cannot be saved in one file: %s", error)
                 return RecordDict(), self.about
             record = RecordDict({"model": ConfigRecord({"data": model_bytes(path)})})
-            return record, self.about.model_copy(update={"suffix": path.suffix})
+            return record, self.about.model_copy(update={"suffix": path.suffix, "versions": versions_here()})
 
     def _finish(self, instruction: Instruction, content: RecordDict) -> tuple[RecordDict, Answer]:
         alone: dict[str, float] = {}
@@ -188,7 +211,11 @@ class Node:
             for _ in range(instruction.alone_epochs):
                 self._trainable.train({})
             alone = {name: float(value) for name, value in self._trainable.evaluate()[1].items()}
-        self.result = result = self._orders.finish(order_of(content), content, _config(content))
+        order = order_of(content)
+        if order.notice:
+            log.warning("%s", order.notice)
+        self.result = result = self._orders.finish(order, content, _config(content))
+        self.survey.forget()
         self.metrics = result.metrics
         record = RecordDict()
         if self.about.eval_samples:
@@ -209,9 +236,9 @@ def _writable(text: str) -> str:
 
 
 def _config(content: RecordDict) -> dict[str, Scalar]:
-    """Return the strategy's configuration: every ConfigRecord but ours."""
+    """Return the strategy's configuration: every ConfigRecord but ours, whose names all begin alike."""
     found: dict[str, Scalar] = {}
     for key, value in configs_in(content).items():
-        if key not in (exchange.CONTROL, exchange.ORDER):
+        if not key.startswith(exchange.CONTROL):
             found.update({k: v for k, v in value.items() if isinstance(v, int | float | str | bool)})
     return found

@@ -122,6 +122,11 @@ class Orders:
                 continue
             if exchange.ORDER in content:
                 record[exchange.evaluation_key(model.key)] = exchange.to_metrics(samples, metrics)
+            if model.aside and model.tasks is None:  # to be compared with each of the others, on the same samples
+                for tasks in {other.tasks for other in order.models if other.tasks is not None}:
+                    with self._on(tasks):
+                        measured = exchange.to_metrics(*self._trainable.evaluate())
+                    record[exchange.evaluation_key(model.key, tasks)] = measured
             if order.personal and self._personal.weights is not None:
                 self._trainable.set_weights(self._personal.weights)
                 samples, metrics = self._trainable.evaluate()

@@ -3,28 +3,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import RecordDict
 from numpy.typing import NDArray
 
-from ..core.errors import ModelError, SolarCoronaError, WireError
-from ..core.files import write_bytes_atomic
-from ..lib import exchange, wire
+from ..core.errors import ModelError, SolarCoronaError
+from ..lib import exchange
 from ..lib.exchange import Weights
-from ..lib.records import arrays_in, configs_in
+from ..lib.records import arrays_in
+from ..lib.sealed import load_sealed, write_sealed
 from ..lib.trainable import Scalar, Trainable
 
 __all__ = ["PersonalModel", "Pullable"]
 
 log = logging.getLogger(__name__)
 _KEY = "personal"
-_DIGEST = hashlib.sha256().digest_size
 
 
 @runtime_checkable
@@ -42,17 +40,26 @@ class PersonalModel:
     ----------
     trainable
         Trains it; its weights are replaced.
-    file
-        Where it lies for the process that comes next: after a restart, or for the next message where each has a
-        process of its own. None keeps it in memory.
     lives
-        Whether this object lives for the whole job, so that the file is only for a restart.
+        Whether this object lives for the whole job, so that a file is only for a restart.
     """
 
-    def __init__(self, trainable: Trainable, file: Path | None = None, *, lives: bool = True) -> None:
-        self._trainable, self._file, self._lives = trainable, file, lives
+    def __init__(self, trainable: Trainable, *, lives: bool = True) -> None:
+        self._trainable, self._lives = trainable, lives
+        self._file: Path | None = None
         self._weights: Weights | None = None
         self._looked = False
+
+    def settle(self, file: Path | None) -> None:
+        """Begin anew, or where a process before this one was.
+
+        Parameters
+        ----------
+        file
+            Where the model lies for the process that comes next: after a restart, or for the next message where each
+            has a process of its own. None keeps it in memory.
+        """
+        self._file, self._weights, self._looked = file, None, False
 
     @property
     def weights(self) -> Weights | None:
@@ -100,35 +107,14 @@ class PersonalModel:
     def _save(self) -> None:
         if self._file is None or self._weights is None:
             return
-        packed = configs_in(wire.pack(RecordDict({_KEY: exchange.to_arrays(self._weights)})))
-        payload = b"".join(data for part in packed.values() if isinstance(data := part["data"], bytes))
         try:
-            write_bytes_atomic(self._file, payload + hashlib.sha256(payload).digest())
+            write_sealed(self._file, RecordDict({_KEY: exchange.to_arrays(self._weights)}))
         except SolarCoronaError as error:
             if not self._lives:
                 raise
             log.warning("the personal model is not kept for after a restart: %s", error)
 
     def _load(self) -> Weights | None:
-        if self._file is None:
-            return None
-        try:
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            log.warning("%s cannot be read (%s); the personal model begins anew", self._file, error.strerror)
-            return None
-        try:
-            return _read(data)
-        except (WireError, ValueError, KeyError) as error:
-            log.warning("%s is damaged (%s); the personal model begins anew", self._file, error)
-            return None
-
-
-def _read(data: bytes) -> Weights:
-    payload, seal = data[:-_DIGEST], data[-_DIGEST:]
-    if hashlib.sha256(payload).digest() != seal:
-        raise WireError("its SHA-256 is another")
-    record = wire.unpack(RecordDict({"solar-corona-0": ConfigRecord({"part": 0, "parts": 1, "data": payload})}))
-    return exchange.to_weights(arrays_in(record)[_KEY])
+        record = load_sealed(self._file, "the personal model")
+        kept = None if record is None else arrays_in(record).get(_KEY)
+        return None if kept is None else exchange.to_weights(kept)

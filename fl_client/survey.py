@@ -5,17 +5,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
 from ..core.errors import DatasetError, SolarCoronaError
 from ..lib.questions import Question, Response
+from ..lib.sealed import load_sealed, write_sealed
 from ..lib.signature_distance import drifted
-from ..lib.signatures import InputMoments, Signature, needs_moments, sign
+from ..lib.signatures import Embedding, InputMoments, Signature, needs_moments, sign
 from ..lib.subspaces import SUBSPACE
-from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout
+from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout, signature_digest
+from ..lib.trainable import Trainable
 from .edge_data import Divide, EdgeData, Split, named_division
+from .embedding import embedding_of
 from .orders import Orders
 from .subspace import answer_subspaces
 from .task_discovery import Discovered, discover
@@ -23,6 +29,7 @@ from .task_discovery import Discovered, discover
 __all__ = ["Survey"]
 
 log = logging.getLogger(__name__)
+_KEPT = "kept"
 
 
 class Survey:
@@ -36,19 +43,36 @@ class Survey:
         Whatever trains on parts of the samples; it is told which part is which task.
     edge
         The edge's name.
+    trainable
+        The model, for jobs that sign samples as its last hidden layer sees them.
     """
 
-    def __init__(self, data: EdgeData | None, orders: Orders, *, edge: str) -> None:
-        self._data, self._orders, self._edge = data, orders, edge
-        self._divide: Divide | None = None
-        self._question: SurveyQuestion | None = None
-        self._signed: list[Signature] = []
-        self._digest = ""
+    def __init__(self, data: EdgeData | None, orders: Orders, *, edge: str, trainable: Trainable) -> None:
+        self._data, self._orders, self._edge, self._trainable = data, orders, edge, trainable
+        self.settle(None)
         self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {
             SURVEY: self._survey,
             SUBSPACE: answer_subspaces,
         }
         orders.find_split = self.split
+
+    def settle(self, file: Path | None) -> None:
+        """Begin anew, or where a process before this one was.
+
+        Parameters
+        ----------
+        file
+            Where the last question and what was signed lie for the process that comes next: after a restart, or for
+            the next message where each has a process of its own. None keeps them in memory.
+        """
+        self._file, self._recalled = file, False
+        self._divide: Divide | None = None
+        self._question: Question | None = None
+        self._asked: SurveyQuestion | None = None
+        self._embed: Embedding | None = None
+        self._signed: list[Signature] = []
+        self._digest = ""
+        self._orders.split = None
 
     def respond(self, question: Question) -> Response:
         """Answer a question; what makes that impossible is said in the response, and the job goes on."""
@@ -68,7 +92,9 @@ class Survey:
         if self._data is None:
             return None
         rules = self._data.rules
-        if self._divide is None and rules.division not in ("none", "discovery"):
+        if self._divide is None and rules.division == "discovery":
+            self._recall()
+        elif self._divide is None and rules.division != "none":
             self._divide = named_division(rules.division)
         split = self._data.split(self._divide)
         if len(split.names) > 1 and not self._orders.divisible:
@@ -81,35 +107,53 @@ class Survey:
         return split
 
     def _survey(self, question: Question, data: EdgeData) -> Response:
-        self._question, found = SurveyQuestion.of(question)
-        data.samples("train", anew=data.changes)
-        self._digest = data.samples("train").digest()
-        inputs = data.samples("train").x
-        if not self._question.spec.centre and needs_moments(inputs):
+        before, signed = self._asked, bool(self._signed)
+        asked, found = self._take(question)
+        # Who is asked the same once more may have changed, also where looking costs a pass over the loader.
+        again = signed and not found and before is not None and before.spec == asked.spec
+        samples = data.samples("train", anew=data.changes or again)
+        self._digest = samples.digest()
+        inputs = samples.x if self._embed is None else np.asarray(self._embed(samples.x))
+        if asked.scale and not asked.spec.centre and len(inputs) >= asked.spec.min_count and needs_moments(inputs):
             return SurveyAnswer(tasks=(), moments=True).to_response([InputMoments.of(inputs).to_bytes()])
         if data.rules.division == "discovery":
-            self._divide = self._discovered(data, self._question, found)
+            self._divide = self._discovered(data, asked, found)
         self._orders.split = split = self.split()
         assert split is not None
-        self._signed = self._sign(self._question, data, split)
+        self._signed = self._sign(asked, data, split)
+        self._keep()
         return self._answer(split, changed=False)
 
-    @staticmethod
-    def _discovered(data: EdgeData, question: SurveyQuestion, found: tuple[Signature, ...]) -> Discovered:
+    def _take(self, question: Question) -> tuple[SurveyQuestion, tuple[Signature, ...]]:
+        asked, found = SurveyQuestion.of(question)
+        embed = embedding_of(self._trainable, dict(question.arrays)) if asked.spec.embedding else None
+        self._question, self._asked, self._embed = question, asked, embed
+        return asked, found
+
+    def _discovered(self, data: EdgeData, asked: SurveyQuestion, found: tuple[Signature, ...]) -> Divide:
         """Return how to tell tasks apart: by those that the fleet found, at first by this edge's own samples."""
-        chunk = data.rules.chunk
+        chunk, embed = data.rules.chunk, self._embed
         assert chunk is not None  # the job file's own check
         if found:
-            return Discovered(question.spec, found, chunk)
-        samples = data.samples("train")
-        return discover(samples.x, samples.y, question.spec, chunk=chunk, least=data.rules.min_samples)
+            tasks = Discovered(asked.spec, found, chunk)
+        else:
+            samples = data.samples("train")
+            x = samples.x if embed is None else np.asarray(embed(samples.x))
+            tasks = discover(x, samples.y, asked.spec, chunk=chunk, least=data.rules.min_samples)
+        if embed is None:
+            return tasks
 
-    def _sign(self, question: SurveyQuestion, data: EdgeData, split: Split) -> list[Signature]:
+        def divide(x: NDArray[Any], y: NDArray[Any] | None) -> NDArray[np.int64]:
+            return tasks(np.asarray(embed(x)), y)
+
+        return divide
+
+    def _sign(self, asked: SurveyQuestion, data: EdgeData, split: Split) -> list[Signature]:
         samples = data.samples("train")
         signed = []
         for task in range(len(split.names)):
             part = samples.of(split.indices("train", (task,)))
-            signed.append(sign(part.x, part.y, question.spec))
+            signed.append(sign(part.x, part.y, asked.spec, self._embed))
         return signed
 
     def _answer(self, split: Split, *, changed: bool) -> Response:
@@ -120,23 +164,91 @@ class Survey:
         )
         return SurveyAnswer(tasks=tasks, changed=changed).to_response([s.to_bytes() for s in self._signed])
 
-    def look_again(self) -> Response | None:
-        """Return a new answer if the samples have drifted since they were signed, else None."""
-        if self._question is None or self._data is None or not self._signed or not self._data.changes:
+    def look_again(self, known: str | None = None) -> Response | None:
+        """Return a new answer if the samples have drifted since they were signed, else None.
+
+        Parameters
+        ----------
+        known
+            Digest of the signatures that the server has of this edge: where they are others than the edge's, such as
+            after a reply that was lost, the answer is given again.
+        """
+        if self._data is None:
             return None
-        samples = self._data.samples("train", anew=True)
-        digest = samples.digest()
-        if digest == self._digest:
+        self._recall()
+        if self._asked is None:
+            return None if known is None else SurveyAnswer(tasks=(), lost=True).to_response([])
+        if not self._signed:
             return None
-        self._digest = digest
-        self._data.samples("evaluate", anew=True)
-        split = self.split()
+        changed = self._has_drifted(self._asked, self._data)
+        if changed:
+            log.info("the samples of this edge have changed; their new signatures go to the server")
+        elif known is None or known == signature_digest([s.to_bytes() for s in self._signed]):
+            return None
+        split = self._orders.split = self._orders.split or self.split()
         assert split is not None
-        signed = self._sign(self._question, self._data, split)
-        same = self._orders.split is not None and split.names == self._orders.split.names
-        self._orders.split = split
-        if same and not any(drifted(old, new) for old, new in zip(self._signed, signed, strict=True)):
-            return None
-        self._signed = signed
-        log.info("the samples of this edge have changed; their new signatures go to the server")
+        if len(split.names) != len(self._signed):
+            self._signed = self._sign(self._asked, self._data, split)
         return self._answer(split, changed=True)
+
+    def forget(self) -> None:
+        """Remove the file: the job is done."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def _has_drifted(self, asked: SurveyQuestion, data: EdgeData) -> bool:
+        """Look at the samples again, where that is cheap; tell whether they differ from what was signed."""
+        if not data.changes:
+            return False
+        digest = data.samples("train", anew=True).digest()
+        if digest == self._digest:
+            return False
+        self._digest = digest
+        try:
+            data.samples("evaluate", anew=True)
+            split = self.split()
+            assert split is not None
+            signed = self._sign(asked, data, split)
+        except SolarCoronaError as error:
+            log.warning("the samples of this edge have changed and cannot be signed, so its tasks stay: %s", error)
+            return False
+        same = self._orders.split is None or split.names == self._orders.split.names
+        self._orders.split = split
+        if same and len(signed) == len(self._signed) and not any(map(drifted, self._signed, signed)):
+            return False
+        self._signed = signed
+        self._keep()
+        return True
+
+    def _keep(self) -> None:
+        """Write down what the next process needs; a full disk costs a question and not the job."""
+        if self._file is None or self._question is None:
+            return
+        record = self._question.to_content()
+        record[_KEPT] = ConfigRecord({"digest": self._digest, "signed": [s.to_bytes() for s in self._signed]})
+        try:
+            write_sealed(self._file, record)
+        except SolarCoronaError as error:
+            log.warning("what this edge signed is not kept for after a restart: %s", error)
+
+    def _recall(self) -> None:
+        """Take up what a process before this one kept, the first time that it is needed."""
+        if self._recalled or self._asked is not None:
+            return
+        self._recalled = True
+        record = load_sealed(self._file, "what the edge signed")
+        kept = None if record is None else record.get(_KEPT)
+        if record is None or not isinstance(kept, ConfigRecord) or self._data is None:
+            return
+        try:
+            asked, found = self._take(Question.from_content(record))
+            signed = kept["signed"]
+            assert isinstance(signed, list)
+            self._signed = [Signature.from_bytes(part) for part in signed if isinstance(part, bytes)]
+            self._digest = str(kept.get("digest", ""))
+            if self._data.rules.division == "discovery":
+                self._divide = self._discovered(self._data, asked, found)
+        except SolarCoronaError as error:
+            log.warning("what this edge signed before its restart is of no use any more: %s", error)
+            self._question = self._asked = self._embed = None
+            self._signed = []

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..core.errors import ModelError
+from ..core.errors import DatasetError, ModelError
 from ..lib.trainable import Scalar
-from .loaders import LoaderSummary, Part, summarize
+from .loaders import LoaderSummary, Part, is_arrays, summarize
 
 __all__ = ["TorchTrainable"]
+
+_EMBED_BATCH = 256
 
 
 class TorchTrainable:
@@ -25,7 +27,7 @@ class TorchTrainable:
     model
         The user's module.
     train_loader, test_loader
-        Iterables of `(x, y)` batches, such as a `DataLoader`.
+        Iterables of `(x, y)` batches, such as a `DataLoader`, or pairs of arrays, which are mixed anew in each pass.
     loss
         Called as `loss(model(x), y)`.
     metric
@@ -33,6 +35,8 @@ class TorchTrainable:
         By default the share of right classes, where the labels are classes.
     optimizer
         A torch optimizer over the model's parameters; by default SGD with a learning rate of 0.01.
+    batch_size
+        Of pairs of arrays; by default 32.
     epochs
         Passes over the train loader in a round.
     keep_optimizer_state
@@ -48,6 +52,7 @@ class TorchTrainable:
         loss: Callable[[Any, Any], Any] | None = None,
         metric: Callable[[Any, Any], Any] | None = None,
         optimizer: Any = None,
+        batch_size: int | None = None,
         epochs: int = 1,
         keep_optimizer_state: bool = False,
         summary: LoaderSummary | None = None,
@@ -60,7 +65,8 @@ class TorchTrainable:
         self._fresh = None if keep_optimizer_state else self._optimizer.state_dict()
         self.summary = summary or summarize(train_loader)
         self.eval_samples = summarize(test_loader).samples if test_loader is not None else 0
-        self._parts = (Part(train_loader), Part(test_loader))
+        sizes = [batch_size if is_arrays(loader) else None for loader in (train_loader, test_loader)]
+        self.parts = (Part(train_loader, batch_size=sizes[0]), Part(test_loader, batch_size=sizes[1]))
         self._chosen: tuple[NDArray[np.int64] | None, NDArray[np.int64] | None] = (None, None)
         self._anchor: Mapping[str, NDArray[np.generic]] | None = None
         self._device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -108,11 +114,12 @@ class TorchTrainable:
 
     def _batches(self) -> Iterable[Any]:
         """Return the batches to train on: the loader's own, or new ones of the samples in use, mixed."""
-        chosen = self._chosen[0]
-        if chosen is None:
+        chosen, part = self._chosen[0], self.parts[0]
+        if chosen is None and not part.in_place:
             return self._train_loader  # type: ignore[no-any-return]
-        x, y = self._parts[0].of(chosen[torch.randperm(len(chosen)).numpy()])
-        return _in_batches(x, y, self._parts[0].batch_size)
+        mixed = torch.randperm(self.summary.samples if chosen is None else len(chosen)).numpy()
+        x, y = part.of(mixed if chosen is None else chosen[mixed])
+        return _in_batches(x, y, part.batch_size)
 
     def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
         """Train and evaluate from now on with these samples alone, by their places; None stands for all."""
@@ -120,16 +127,48 @@ class TorchTrainable:
 
     def evaluate_on_train(self, indices: NDArray[np.int64] | None) -> Mapping[str, float]:
         """Return the metrics on some of the training samples, or on all."""
-        x, y = self._parts[0].of(indices)
-        return self._measure(_in_batches(x, y, self._parts[0].batch_size), len(x))
+        x, y = self.parts[0].of(indices)
+        return self._measure(_in_batches(x, y, self.parts[0].batch_size), len(x))
+
+    def embed(self, x: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Return what the last layer with weights gets, for samples x (n x …) and the current weights: n x k.
+
+        The last layer is the last one that runs, of those with a weight of two axes or more.
+
+        Raises
+        ------
+        ModelError
+            If the module has no hidden layer.
+        """
+        inputs: list[Any] = []
+        layers = [m for m in self.model.modules() if any(p.ndim > 1 for p in m.parameters(recurse=False))]
+        hooks = [m.register_forward_pre_hook(lambda _, given: inputs.append(given[0])) for m in layers]
+        found: list[NDArray[np.floating[Any]]] = []
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                for start in range(0, len(x), _EMBED_BATCH):
+                    inputs.clear()
+                    self.model(torch.from_numpy(x[start : start + _EMBED_BATCH].copy()).to(self._device))
+                    if len(inputs) < 2 or not torch.is_tensor(inputs[-1]):
+                        raise ModelError(
+                            f"samples cannot be signed as the last hidden layer of {type(self.model).__name__} sees "
+                            f"them, for it has {len(inputs)} layer(s) with weights and no hidden one; leave "
+                            f"aggregation.options.embedding out"
+                        )
+                    found.append(inputs[-1].flatten(1).float().cpu().numpy())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return np.concatenate(found) if found else np.zeros((0, 1), np.float32)
 
     def evaluate(self) -> tuple[int, Mapping[str, float]]:
         """Return loss and accuracy on the test loader."""
         if self._test_loader is None:
             return 0, {}
-        if self._chosen[1] is not None:
-            x, y = self._parts[1].of(self._chosen[1])
-            return len(x), self._measure(_in_batches(x, y, self._parts[1].batch_size), len(x))
+        if self._chosen[1] is not None or self.parts[1].in_place:
+            x, y = self.parts[1].of(self._chosen[1])
+            return len(x), self._measure(_in_batches(x, y, self.parts[1].batch_size), len(x))
         return self.eval_samples, self._measure(self._test_loader, self.eval_samples)
 
     def _measure(self, batches: Iterable[Any], samples: int) -> Mapping[str, float]:
@@ -149,6 +188,8 @@ class TorchTrainable:
         return {"loss": loss / n, **({"accuracy": score / n} if scored else {})}
 
 
-def _in_batches(x: NDArray[Any], y: NDArray[Any], size: int) -> Iterator[tuple[Any, Any]]:
+def _in_batches(x: NDArray[Any], y: NDArray[Any] | None, size: int) -> Iterator[tuple[Any, Any]]:
+    if y is None:
+        raise DatasetError("the loader has no labels, and a torch module's loss needs y; pass a pair of arrays (x, y)")
     for start in range(0, len(x), size):
         yield torch.from_numpy(x[start : start + size].copy()), torch.from_numpy(y[start : start + size].copy())

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 
 import stamina
 from flwr.app import Error, Message, RecordDict
 
 from ..core.errors import JobFailedError, TemporaryError, WireError
-from ..lib import context, exchange, wire
+from ..lib import exchange, wire
 from ..lib.coded_records import NEEDS_MODEL
 from ..lib.exchange import Instruction, Verb
 from ..lib.flower_objects import LinkLostError, RunOverError
@@ -32,6 +31,8 @@ _FIRST_POLL = 0.05
 _LONGEST_POLL = 2.0
 _GROWTH = 1.25
 _MALFORMED = 400
+# A server that is just starting is no news; one that stays away is, and is not to fill the log.
+_TELL_AFTER, _TELL_EVERY = 5.0, 60.0
 
 
 class _Poller:
@@ -78,7 +79,7 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
     """
     _connect(link, reconnect_for)
     poller = _Poller()
-    coding = _coding(link)
+    coding = EdgeCoding(keeps_model=not link.warm)
     try:
         while not node.finished:
             try:
@@ -101,15 +102,9 @@ def serve(node: Node, link: NodeLink, *, reconnect_for: float = RECONNECT_FOR) -
         link.close()
 
 
-def _coding(link: NodeLink) -> EdgeCoding:
-    document = context.current()
-    if document is None:
-        return EdgeCoding()
-    file = Path(document.run_folder) / "edges" / document.worker / "compression.bin"
-    return EdgeCoding(file, keeps_model=not link.warm)
-
-
 def _connect(link: NodeLink, reconnect_for: float) -> None:
+    begun = time.monotonic()
+    tell_at = begun + _TELL_AFTER
     for attempt in stamina.retry_context(
         on=TemporaryError,
         attempts=None,
@@ -119,7 +114,21 @@ def _connect(link: NodeLink, reconnect_for: float) -> None:
         wait_jitter=0.5,
     ):
         with attempt:
-            link.connect()
+            try:
+                link.connect()
+            except TemporaryError as error:
+                now = time.monotonic()
+                if now >= tell_at:
+                    tell_at = now + _TELL_EVERY
+                    log.warning(
+                        "no connection for %.0f s: %s; it is tried for %.0f s; is the server up, and does it want "
+                        "TLS (--ca, --key)?",
+                        now - begun,
+                        error,
+                        reconnect_for,
+                    )
+                raise
+    log.info("connected; waiting for the server")
 
 
 def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, coding: EdgeCoding) -> None:
@@ -127,6 +136,8 @@ def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, codin
     try:
         packed = wire.unpack(message.content)
         instruction = exchange.read_instruction(packed)
+        folder = node.settle(instruction.run)
+        coding.settle(instruction.run, None if folder is None else folder / "compression.bin")
         content = coding.decode(packed)
     except WireError as error:
         log.warning("a message was left unanswered: %s", error)
@@ -154,7 +165,12 @@ def _answer(node: Node, link: NodeLink, message: Message, poller: _Poller, codin
         coding.forget()
     else:
         coding.save()
-    poller.after_reply(instruction, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    if instruction.verb is Verb.TRAIN:
+        log.info("round %d: trained on %d samples, %.1f s", instruction.round, node.about.samples, seconds)
+    elif node.finished:
+        log.info("the job is done after round %d", instruction.round)
+    poller.after_reply(instruction, seconds)
 
 
 def _confirm(link: NodeLink, message: Message, node: Node) -> None:

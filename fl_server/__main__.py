@@ -27,8 +27,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Run the server of the job that the environment names."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "httpcore", "flwr", "stamina"):
+    for noisy in ("httpx", "httpcore", "flwr"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # what is tried again is logged by who tries
     keep_freed_memory()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)

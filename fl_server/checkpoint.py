@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,14 +11,12 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from ..core.errors import WireError
-from ..core.files import write_bytes_atomic
-from ..lib import wire
 from ..lib.records import arrays_in, configs_in
+from ..lib.sealed import read_sealed, write_sealed
 
 __all__ = ["Checkpoint", "Checkpoints"]
 
 log = logging.getLogger(__name__)
-_DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -63,10 +60,7 @@ class Checkpoints:
         for key, value in checkpoint.strategy.items():
             record[f"strategy/{key}"] = value
         record["about"] = ConfigRecord({"round": checkpoint.round, "run-id": str(checkpoint.run_id)})
-        packed = wire.pack(record)
-        parts = [part["data"] for part in configs_in(packed).values()]
-        payload = b"".join(part for part in parts if isinstance(part, bytes))
-        write_bytes_atomic(self._path(checkpoint.round), payload + hashlib.sha256(payload).digest())
+        write_sealed(self._path(checkpoint.round), record)
         for old in sorted(self._folder.glob("round-*.bin"))[:-2]:
             old.unlink(missing_ok=True)
 
@@ -77,17 +71,13 @@ class Checkpoints:
         """Return the newest whole checkpoint, or None."""
         for path in sorted(self._folder.glob("round-*.bin"), reverse=True):
             try:
-                return _read(path.read_bytes())
+                return _checkpoint(read_sealed(path))
             except (WireError, OSError, KeyError, ValueError) as error:
                 log.warning("checkpoint %s is left out: %s", path.name, error)
         return None
 
 
-def _read(data: bytes) -> Checkpoint:
-    payload, digest = data[:-_DIGEST], data[-_DIGEST:]
-    if hashlib.sha256(payload).digest() != digest:
-        raise WireError("it is damaged")
-    record = wire.unpack(RecordDict({"solar-corona-0": ConfigRecord({"part": 0, "parts": 1, "data": payload})}))
+def _checkpoint(record: RecordDict) -> Checkpoint:
     about = configs_in(record)["about"]
     strategy = RecordDict({k.removeprefix("strategy/"): v for k, v in record.items() if k.startswith("strategy/")})
     return Checkpoint(

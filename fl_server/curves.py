@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
+from .outcomes import format_score, is_share
+from .plain_text import plain
 from .progress import format_bytes
-from .record import Record, plain
-from .summary import format_score, is_share
+from .record import Record
 
 __all__ = ["Chart", "charts", "thin"]
 

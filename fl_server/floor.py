@@ -119,6 +119,8 @@ class Floor:
     def _step(self, state: Round | None = None, *, look_every: float = _LOOK_EVERY) -> Iterator[Reply]:
         """Take in what has come: greetings go to the roster, all else is yielded, to be taken whole."""
         number = state.number if state is not None else self._progress.round
+        # Asked before replies are taken in: an edge that answers and leaves at once has not left without a word.
+        online = self._roster.online(look_every)
         for reply in self._mail.poll():
             if reply.answer is not None and reply.answer.failed is not None:
                 raise JobFailedError(f"{reply.answer.edge}'s script failed: {reply.answer.error}")
@@ -129,7 +131,7 @@ class Floor:
             else:
                 yield reply
             del reply
-        self._came(state, *self._roster.look(look_every))
+        self._came(state, *self._roster.update(online))
 
     def _came(self, state: Round | None, events: list[Event], owed: list[tuple[str, Sent]]) -> None:
         for event in events:

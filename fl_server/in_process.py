@@ -7,37 +7,41 @@ a SuperLink; only what carries the messages differs.
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Condition, Lock, Thread
 from types import CodeType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from ..core.context_document import ContextDocument
-from ..core.errors import JobFailedError, SolarCoronaError
+from ..core.errors import ExitCode, JobFailedError, SolarCoronaError
 from ..core.job_file import JobFile
+from ..core.plan import plan
+from ..core.preparation import local_placement
 from ..core.run_folder import Phase, RunFolder, RunState, process_start_of
+from ..core.script_failure import error_of, failure_of
 from ..core.settings import quiet_engines
 from ..lib import context
 from ..lib.flower_objects import identify_as_server
 from ..lib.links import using_link
 from .job import ServerJob
-from .local_run import local_plan
 from .progress import RunView
 
 __all__ = ["InProcessGrid", "InProcessLink", "run_in_process"]
 
 _TICK = 0.05
+_LEFT_WITHIN = 2.0
 
 
 class InProcessGrid(Grid):
@@ -48,6 +52,7 @@ class InProcessGrid(Grid):
         self._inboxes: dict[int, deque[Message]] = {}
         self._replies: dict[str, Message] = {}
         self._failure: str | None = None
+        self._raised = False
 
     def join(self) -> int:
         """Add a node and return its id."""
@@ -64,13 +69,15 @@ class InProcessGrid(Grid):
             self._changed.notify_all()
 
     def fail(self, reason: str) -> None:
-        """Make every further call of the server raise: an edge failed before it could say so itself."""
+        """Make the server's next call raise: an edge failed, maybe before it could say so itself."""
         with self._changed:
             self._failure = reason
             self._changed.notify_all()
 
     def _check(self) -> None:
-        if self._failure is not None:
+        # Once: after that the server tells the other edges, over this grid.
+        if self._failure is not None and not self._raised:
+            self._raised = True
             raise JobFailedError(self._failure)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -174,7 +181,22 @@ def run_in_process(file: JobFile, folder: RunFolder, show: Callable[[RunView], N
     """
     quiet_engines()
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    workers = local_plan(file, folder, address="in-process:0").workers
+    _save(file, folder, "running")
+    try:
+        view = _run(file, folder, show)
+    except KeyboardInterrupt:
+        _save(file, folder, "stopped", "stopped on request", ExitCode.INTERRUPTED)
+        raise
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, SolarCoronaError) else ExitCode.INTERNAL
+        _save(file, folder, "failed", str(error), code)
+        raise
+    _save(file, folder, "succeeded", code=ExitCode.OK)
+    return view
+
+
+def _run(file: JobFile, folder: RunFolder, show: Callable[[RunView], None]) -> RunView:
+    workers = plan(file, local_placement(file, folder, address="in-process:0")).workers
     documents = [w.context.model_copy(update={"superlink": None}) for w in workers if w.context is not None]
     server = next(d for d in documents if d.role == "server")
     edges = [d for d in documents if d.role == "edge"]
@@ -198,26 +220,53 @@ def run_in_process(file: JobFile, folder: RunFolder, show: Callable[[RunView], N
         for d in edges
     ]
     main = Thread(target=serve, name="server", daemon=True)
-    _save(file, folder, "running")
-    try:
+    view, offset = RunView(), 0
+    with _one_syntax_tree_at_a_time():
         for thread in [main, *threads]:
             thread.start()
-        view, offset = RunView(), 0
         while main.is_alive() or (not errors and any(t.is_alive() for t in threads)):
             events, offset = folder.events_from(offset)
             view.take(events)
             show(view)
             time.sleep(_TICK)
-        view.take(folder.events_from(offset)[0])
-        show(view)
-    except KeyboardInterrupt:
-        _save(file, folder, "stopped", "stopped on request")
-        raise
+    view.take(folder.events_from(offset)[0])
+    show(view)
     if errors:
-        _save(file, folder, "failed", str(errors[0]))
-        raise errors[0]
-    _save(file, folder, "succeeded")
+        raise _cause(folder, threads) or errors[0]
     return view
+
+
+def _cause(folder: RunFolder, threads: list[Thread]) -> JobFailedError | None:
+    """Return the error of the script that failed, or None if the server failed of something else."""
+    end = time.monotonic() + _LEFT_WITHIN
+    for thread in threads:
+        failure = folder.read_failure(thread.name)
+        if failure is None:  # it has told the server, and has not written its report yet, or hears of it just now
+            thread.join(max(0.0, end - time.monotonic()))
+            failure = folder.read_failure(thread.name)
+        if failure is not None and not failure.told:
+            return error_of(thread.name, failure, folder.log(thread.name))
+    return None
+
+
+@contextmanager
+def _one_syntax_tree_at_a_time() -> Iterator[None]:
+    """Keep threads from parsing Python at the same moment.
+
+    CPython before 3.11.8 and 3.12.2 counts the depth of all threads' syntax trees in one place (python/cpython#106905)
+    and raises SystemError. TensorFlow parses a script's functions when it traces them, which edges do side by side.
+    """
+    parse, lock = ast.parse, Lock()
+
+    def one_by_one(*arguments: Any, **options: Any) -> Any:
+        with lock:
+            return parse(*arguments, **options)
+
+    ast.parse = one_by_one
+    try:
+        yield
+    finally:
+        ast.parse = parse
 
 
 class _Turn:
@@ -249,18 +298,26 @@ def _run_script(document: ContextDocument, grid: InProcessGrid, script: Path, co
         try:
             # Not runpy, which swaps sys.modules["__main__"] and so can run one script at a time.
             exec(code, {"__name__": "__main__", "__file__": str(script)})  # noqa: S102 - the user's own script
-        except SystemExit as request:
-            if request.code not in (None, 0):
-                grid.fail(f"{document.worker}'s script ended itself with exit status {request.code}")
-        except JobFailedError:
-            pass  # The server told it; the server's word is the one that is reported.
         except BaseException as error:  # noqa: BLE001 - reported as the job's failure
-            grid.fail(f"{document.worker}'s script failed: {type(error).__name__}: {error}")
+            if not isinstance(error, SystemExit) or error.code not in (None, 0):
+                _report(document, grid, error)
         finally:
             turn.end()
 
 
-def _save(file: JobFile, folder: RunFolder, phase: Phase, error: str | None = None) -> None:
+def _report(document: ContextDocument, grid: InProcessGrid, error: BaseException) -> None:
+    """Leave the traceback in the edge's log and a report in the run folder, as a process would, and end the job."""
+    failure, folder = failure_of(error), RunFolder(Path(document.run_folder))
+    with suppress(OSError):  # The job fails of the script's own error.
+        folder.log(document.worker).write_text(failure.traceback or f"{failure.error}\n", encoding="utf-8")
+        folder.write_failure(document.worker, failure)
+    if not failure.told:  # The server told it; the server's word is the one that is reported.
+        grid.fail(f"{document.worker}'s script failed: {failure.error}")
+
+
+def _save(
+    file: JobFile, folder: RunFolder, phase: Phase, error: str | None = None, code: ExitCode | None = None
+) -> None:
     state = RunState(
         job=file.job.metadata.name,
         run=folder.path.name,
@@ -268,6 +325,7 @@ def _save(file: JobFile, folder: RunFolder, phase: Phase, error: str | None = No
         pid=os.getpid(),
         process_start=process_start_of(os.getpid()),
         error=error,
+        exit_code=int(code) if code is not None else None,
     )
     with suppress(SolarCoronaError):  # The run's own outcome matters more than its record.
         folder.write_state(state)

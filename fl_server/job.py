@@ -137,7 +137,8 @@ class ServerJob:
         """Run the loop; when the SuperLink is lost, run it again from where it was."""
         while True:
             grid, owners = open_grid()
-            mail = Mail(grid, ttl=max(3600.0, 2 * self._limits.round_deadline), compression=self._compression)
+            ttl = max(3600.0, 2 * self._limits.round_deadline)
+            mail = Mail(grid, ttl=ttl, compression=self._compression, run=self._document.run)
             roster = Roster(mail, self._document.edges, algorithm=self._algorithm, owners=owners)
             loop = RoundLoop(
                 mail,
@@ -219,8 +220,9 @@ class ServerJob:
                 f"{self._folder.checkpoint}, and `solar-corona run --resume` tries again"
             )
         self._exported = exported
-        for group, data in exported.groups.items():
-            path = Path(output)
-            place = path.with_name(f"{path.stem}-{group}{path.suffix}")
-            write_model_bytes(data, str(place), round=self._progress.round, metrics=self._metrics)
-        write_model_bytes(exported.data, output, round=self._progress.round, metrics=self._metrics)
+        path = Path(output)
+        models = {path.with_name(f"{path.stem}-{group}{path.suffix}"): data for group, data in exported.groups.items()}
+        for place, data in {**models, path: exported.data}.items():
+            write_model_bytes(
+                data, place, round=self._progress.round, metrics=self._metrics, versions=exported.versions
+            )

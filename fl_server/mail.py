@@ -67,10 +67,12 @@ class Mail:
         How long a message may lie unread, in seconds.
     compression
         How models are coded on the way.
+    run
+        The job's run, by which edges know which of what they kept is of use.
     """
 
-    def __init__(self, grid: Grid, *, ttl: float, compression: Compression | None = None) -> None:
-        self.grid = grid
+    def __init__(self, grid: Grid, *, ttl: float, compression: Compression | None = None, run: str = "") -> None:
+        self.grid, self._run = grid, run
         self.bytes_down = self.bytes_up = 0
         self._ttl = ttl
         self._outstanding: dict[str, Sent] = {}
@@ -92,9 +94,10 @@ class Mail:
         packed: dict[tuple[int, str], RecordDict] = {}
         out, sent = [], []
         for message, dispatch in zip(messages, dispatches, strict=True):
-            key = (id(dispatch.content), message.instruction.model_dump_json())
+            instruction = message.instruction.model_copy(update={"run": self._run})
+            key = (id(dispatch.content), instruction.model_dump_json())
             if key not in packed:
-                packed[key] = wire.pack(exchange.attach(dispatch.content, message.instruction))
+                packed[key] = wire.pack(exchange.attach(dispatch.content, instruction))
             record = packed[key]
             out.append(
                 Message(

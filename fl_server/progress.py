@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -25,7 +26,8 @@ from ..core.events import (
     TransferChosen,
     Warned,
 )
-from .task_view import TaskView
+from .plain_text import one_line
+from .task_view import TaskView, choice_in_words
 
 __all__ = ["RoundRow", "RunView", "accuracy_name", "format_bytes"]
 
@@ -76,6 +78,11 @@ class RunView:
     finished: JobFinished | None = None
     failed: JobFailed | None = None
 
+    @property
+    def round(self) -> int:
+        """The last round whose models are aggregated; 0 before the first."""
+        return max((row.number for row in self.rows.values() if row.replied is not None), default=0)
+
     def take(self, events: Iterable[Event]) -> None:
         """Take in more events."""
         for event in events:
@@ -113,7 +120,8 @@ class RunView:
             case TasksGrouped():
                 return self.tasks.changes[-1]
             case TransferChosen():
-                return f"round {event.round}: {event.group}: {event.choice} ({event.reason})"
+                what = f"{one_line(event.group)}: {choice_in_words(event.choice)}"
+                return f"round {event.round}: {what} ({one_line(event.reason)})"
             case EdgeJoined(back=True):
                 return f"{event.edge} is back"
             case EdgeLeftOut():
@@ -145,7 +153,10 @@ class RunView:
         parts: list[RenderableType] = [table]
         if not any(row.number for row in rows):
             parts = [Text(self._waiting(), style="dim"), *([table] if rows else [])]
-        parts += [Text(f"  {note}", style="yellow", overflow="fold") for note in self.notes[-3:]]
+        if self.tasks.told:
+            parts.append(Text(f"  {self.tasks.headline}", style="bold"))
+        notes = [Text(note, style="yellow", overflow="fold") for note in self.notes[-3:]]
+        parts += [Padding(note, (0, 0, 0, 2)) for note in notes]
         return Group(*parts)
 
     def _waiting(self) -> str:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -20,17 +19,10 @@ from ..core.events import (
     Warned,
 )
 from ..core.run_folder import RunFolder
+from .plain_text import plain
 from .progress import RunView
 
-__all__ = ["Record", "plain"]
-
-_MOST_TEXT = 4_000
-
-_LARGEST = 1e30
-
-_ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+__all__ = ["Record"]
 
 
 @dataclass
@@ -133,9 +125,3 @@ class Record:
         if isinstance(self.outcome, JobFinished):
             return self.outcome.seconds
         return max(0.0, self.end - self.begin) if self.begin is not None else 0.0
-
-
-def plain(text: str) -> str:
-    """Return `text` as a page may show it: bounded, without terminal codes or control characters."""
-    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", _ESCAPE_CODE.sub("", text.replace("\r\n", "\n")))
-    return text if len(text) <= _MOST_TEXT else f"{text[:_MOST_TEXT]}…"

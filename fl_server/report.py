@@ -26,9 +26,11 @@ from ..core.files import atomic_write, shown
 from ..core.run_folder import RunFolder
 from ..core.spec import FederatedLearningJob
 from .curves import charts, thin
+from .outcomes import Outcomes, format_gain, format_score, is_share
+from .plain_text import plain
 from .progress import format_bytes
-from .record import Record, plain
-from .summary import Outcomes, format_gain, format_score, is_share
+from .record import Record
+from .task_section import task_section
 
 __all__ = ["write_report"]
 
@@ -73,12 +75,17 @@ def write_report(folder: RunFolder, *, job: FederatedLearningJob) -> Path:
 
 
 def _render(page: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text(encoding="utf-8")),
+    )
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    source = resources.files(__package__).joinpath("report.html").read_text(encoding="utf-8")
-    return environment.from_string(source).render(page)
+    return environment.get_template("report.html").render(page)
 
 
 def _page(record: Record, folder: RunFolder, job: FederatedLearningJob) -> dict[str, Any]:
@@ -103,6 +110,7 @@ def _page(record: Record, folder: RunFolder, job: FederatedLearningJob) -> dict[
         "rounds": _round_rows(record, outcomes.metric),
         "rounds_known": len(view.rows),
         "outcomes": outcomes,
+        "tasks": task_section(view, outcomes),
         "edges": edges,
         "moments": [(m, f"+{_seconds(m.time - begin)}" if begin is not None else "") for m in moments],
         "moments_cut": cut,
@@ -132,8 +140,10 @@ def _headline(record: Record, outcomes: Outcomes, job: FederatedLearningJob, sta
         if start is not None:
             result = f": {metric} went from {format_score(start, outcomes.metric)}{result.removesuffix(f' {metric}')}"
     algorithm = record.view.started.algorithm if record.view.started else job.spec.algorithm
+    groups = len(record.view.tasks.members)
+    models = "one model" if groups < 2 else f"{groups:,} models, one for each group of similar tasks,"
     return (
-        f"{name} trained one model over {_count(len(outcomes.edges), 'edge')} with {algorithm}, "
+        f"{name} trained {models} over {_count(len(outcomes.edges), 'edge')} with {algorithm}, "
         f"{_count(rounds, 'round')} in {_seconds(record.seconds)}{result}."
     )
 
@@ -178,6 +188,9 @@ def _figures(record: Record, outcomes: Outcomes, job: FederatedLearningJob) -> l
     figures.append(("rounds", f"{len(record.done):,}", f"of {rounds:,}"))
     listed = len(job.spec.edges)
     figures.append(("edges", f"{len(record.view.joined):,}", f"of {listed:,}"))
+    if record.view.tasks.told:
+        found = len(record.view.tasks.members)
+        figures.append((f"group{'' if found == 1 else 's'} found", f"{found:,}", "of similar tasks"))
     if record.begin is not None:
         figures.append(("duration", _seconds(record.seconds), ""))
     if record.done:

@@ -11,6 +11,7 @@ from flwr.app import RecordDict
 
 from ..core.events import EdgeJoined, EdgeLeftOut, Event, Warned
 from ..lib.exchange import Answer, ArraySpec, Instruction, Verb
+from ..lib.flower_objects import NODE_GONE
 from .mail import Mail, Outgoing, Reply, Sent
 
 __all__ = ["Member", "Roster", "describe_difference"]
@@ -89,16 +90,28 @@ class Roster:
         """Return the job's edges that are not here."""
         return [name for name in self._edges if name not in self._members]
 
+    def online(self, every: float) -> set[int] | None:
+        """Return the nodes that are there; None if that was asked less than so many seconds ago."""
+        now = time.monotonic()
+        if now - self._looked < every:
+            return None
+        self._looked = now
+        return set(self._mail.grid.get_node_ids())
+
     def look(self, every: float) -> tuple[list[Event], list[tuple[str, Sent]]]:
         """Look who is online, at most every so many seconds; greet the new, and drop the gone.
 
         Returns events, and what the gone still owed.
         """
-        now = time.monotonic()
-        if now - self._looked < every:
+        return self.update(self.online(every))
+
+    def update(self, online: set[int] | None) -> tuple[list[Event], list[tuple[str, Sent]]]:
+        """Greet who is new among those that `online` gave, and drop the gone, as `look` does.
+
+        Take in replies between the two: then all that the gone have sent is there, and nothing of it is lost.
+        """
+        if online is None:
             return [], []
-        self._looked = now
-        online = set(self._mail.grid.get_node_ids())
         new = online - self._greeted
         hello = Instruction(verb=Verb.HELLO)
         content = RecordDict()
@@ -124,6 +137,8 @@ class Roster:
         Returns events, and what the edge still owed under an earlier node.
         """
         node_id, answer = reply.sent.node_id, reply.answer
+        if answer is None and reply.message.has_error() and reply.message.error.code == NODE_GONE:
+            return [], []  # a node of a process that is no more; its edge is missed under its name
         if answer is None:
             return [Warned(message=f"a node answered the greeting with an error and is left out: {reply.error}")], []
         edge = answer.edge

@@ -52,12 +52,16 @@ _EXPORT_WITHIN = 120.0
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """A saved model as an edge made it: the file's bytes and its ending; `groups` where each group has its own."""
+    """A saved model as an edge made it: the file's bytes and ending, and the versions of what wrote it.
+
+    `groups` has the bytes where each group has a model of its own.
+    """
 
     data: bytes
     suffix: str
     edge: str
     groups: Mapping[str, bytes] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 class RoundLoop(Floor):
@@ -116,9 +120,9 @@ class RoundLoop(Floor):
 
     def _round(self, number: int) -> None:
         self._wait_for_edges(f"round {number} can start")
+        down, up = self._mail.bytes_down, self._mail.bytes_up
         self._query(number)
-        arrays = self._model()
-        started, down, up = time.monotonic(), self._mail.bytes_down, self._mail.bytes_up
+        arrays, started = self._model(), time.monotonic()
         state = Round(number)
         view = self._view(lambda m: m.can_train, patience=self._limits.start_deadline)
         messages = self._call(
@@ -299,7 +303,9 @@ class RoundLoop(Floor):
         if number >= 1:
             metrics = self._call("aggregate_evaluate", lambda s: s.aggregate_evaluate(number, messages))
         else:  # Flower has no evaluation before the first round, so no strategy expects one.
-            metrics = aggregate_metricrecords([m.content for m in messages], "num-examples")
+            # What an edge measured of other models beside its own is no part of the mean.
+            own = [RecordDict({"metrics": m.content["metrics"]}) for m in messages]
+            metrics = aggregate_metricrecords(own, "num-examples")
         self._emit(
             RoundEvaluated(
                 round=number,
@@ -350,7 +356,8 @@ class RoundLoop(Floor):
         if not whole:
             return None
         first = next(iter(whole.values()))
-        return ExportedModel(first.data, first.suffix, first.edge, {name: one.data for name, one in whole.items()})
+        groups = {name: one.data for name, one in whole.items()}
+        return ExportedModel(first.data, first.suffix, first.edge, groups, first.versions)
 
     def _saved(self, content: RecordDict) -> ExportedModel | None:
         tried: set[str] = set()
@@ -360,7 +367,7 @@ class RoundLoop(Floor):
             record = reply.content.get("model") if reply is not None else None
             data = record.get("data") if isinstance(record, ConfigRecord) else None
             if isinstance(data, bytes) and reply is not None and reply.answer is not None:
-                return ExportedModel(data, reply.answer.suffix, member.edge)
+                return ExportedModel(data, reply.answer.suffix, member.edge, versions=reply.answer.versions)
             if len(arrays_in(content)) > 1:
                 return None  # what one edge's model cannot do, the same model cannot on another
         return None

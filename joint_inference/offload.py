@@ -11,8 +11,21 @@ from numpy.typing import NDArray
 
 __all__ = ["Decision", "OffloadAlgorithm", "Scores"]
 
-Scores = NDArray[np.float64]
-"""What the shallow model is sure of: probabilities of K classes, or scores of n boxes, all between 0 and 1."""
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the shallow model is sure of in one sample.
+
+    Parameters
+    ----------
+    values
+        Probabilities of K classes, which add up to 1; or scores of n boxes, n from 0, each between 0 and 1. float64.
+    boxes
+        Whether they are boxes'.
+    """
+
+    values: NDArray[np.float64]
+    boxes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,7 @@ class Decision:
     confidence
         How sure the shallow model is, 0 to 1, as the algorithm measures it.
     reason
-        One short phrase, such as `margin below threshold` or `budget spent`.
+        One short phrase, such as `less sure than the threshold` or `the budget is spent`.
     """
 
     upload: bool
@@ -42,13 +55,7 @@ class OffloadAlgorithm(Protocol):
     """
 
     def decide(self, scores: Scores) -> Decision:
-        """Decide on the next sample of a stream.
-
-        Parameters
-        ----------
-        scores
-            Class probabilities (K,) that add up to 1, or scores of boxes (n,), n from 0, for a detector.
-        """
+        """Decide on the next sample of a stream."""
 
     def describe(self) -> dict[str, Any]:
         """Return the name and the parameters, for status pages: plain values only."""

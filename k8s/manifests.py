@@ -15,9 +15,11 @@ import yaml
 
 from ..core.errors import SpecError
 from ..core.job_file import JobFile
-from ..core.plan import Placement, Plan, Worker, is_absolute, plan
+from ..core.plan import plan
 from ..core.security import make_credentials, make_runtime_secret
+from ..core.sources import is_absolute
 from ..core.spec import DatasetSource, ModelSource
+from ..core.workers import Placement, Plan, Worker
 from .naming import is_label_value, labels, object_name, selector
 from .pods import CONTEXT, DATA, KEYS, PORT, Object, Site, edge_job, metadata, server_job
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import ExitCode
-from ..core.plan import Worker
 from ..core.settings import CONTEXT_VARIABLE
+from ..core.workers import Worker
 from .naming import labels, object_name
 
 __all__ = ["CONTEXT", "DATA", "KEYS", "PORT", "RUNS", "USER", "Object", "Site", "edge_job", "metadata", "server_job"]

@@ -103,8 +103,8 @@ def get_parameters(name: str, default: Any = _REQUIRED) -> Any:
     near = get_close_matches(name, parameters, n=1)
     raise ContextError(
         f"the job has no parameter {name!r}; "
-        + (f"did you mean {near[0]!r}? " if near else "")
-        + (f"It has: {', '.join(sorted(parameters))}. " if parameters else "It has none. ")
+        + (f"did you mean {near[0]!r}? It has" if near else "it has")
+        + (f": {', '.join(sorted(parameters))}. " if parameters else " none. ")
         + "Add it under spec.parameters, or give a default"
     )
 

@@ -93,8 +93,8 @@ class Reading:
         near = get_close_matches(wanted, names, n=1)
         return self.error(
             f"there is no {what} {wanted!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"It has {_listed(names)}; set {self.field}{field} to one of them"
+            + (f"did you mean {near[0]!r}? It" if near else "it")
+            + f" has {_listed(names)}; set {self.field}{field} to one of them"
         )
 
 
@@ -310,15 +310,24 @@ def _numbers(reading: Reading, name: str, column: Any) -> Array:
         if pa.types.is_decimal(kind):
             column = column.cast(pa.float64())
         elif not pa.types.is_null(kind):
-            example = f", such as {column[0].as_py()!r}" if len(column) else ""
             raise reading.error(
-                f"column {name!r} holds {kind}{example}, expected numbers; encode it before, or name only "
+                f"column {name!r} holds {kind}{_example(column)}, expected numbers; encode it before, or name only "
                 f"the columns with numbers in {reading.field}x"
             )
     values = column.to_numpy()
     if values.dtype.kind == "f":
         _refuse_missing(reading, name, np.isnan(values))
     return np.asarray(values, np.float32)
+
+
+def _example(column: Any) -> str:
+    """Return the first value that is no number, with its row; a column of words may hold numbers as well."""
+    for row, value in enumerate(column.to_pylist(), start=1):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            return f", such as {value!r} in row {row}"
+    return ""
 
 
 def _labels(reading: Reading, name: str, column: Any) -> Labels:

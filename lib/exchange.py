@@ -93,6 +93,7 @@ class Instruction(_Said):
     poll: float = 0.05
     alone_epochs: int = Field(default=0, description="With finish: train alone from the first model for so many fits.")
     reason: str = Field(default="", description="With stop: why.")
+    run: str = Field(default="", max_length=100, description="The job's run, the same after the server resumed.")
 
 
 class Answer(_Said):
@@ -109,6 +110,9 @@ class Answer(_Said):
     failed: str | None = Field(default=None, max_length=20_000, description="Traceback, if the script raised.")
     error: str | None = Field(default=None, max_length=2_000, description="The error's last line.")
     suffix: str = Field(default="", max_length=20, description="With export: the model file's ending.")
+    versions: dict[str, Annotated[str, Field(max_length=100)]] = Field(
+        default_factory=dict, max_length=20, description="With export: versions of the engines that saved the model."
+    )
     alone: dict[str, float] = Field(default_factory=dict, description="With finish: metrics of training alone.")
     one_model: dict[str, float] = Field(
         default_factory=dict, description="With finish: metrics of one model for all edges, where there are several."
@@ -183,9 +187,9 @@ def metrics_key(key: str) -> str:
     return key.replace("arrays", "metrics", 1)
 
 
-def evaluation_key(key: str) -> str:
-    """Return the name of the MetricRecord with the evaluation of one model of several."""
-    return f"{EVALUATION}/{key}"
+def evaluation_key(key: str, tasks: Sequence[int] | None = None) -> str:
+    """Return the name of the MetricRecord with the evaluation of one model of several; on some tasks' samples alone."""
+    return f"{EVALUATION}/{key}" if tasks is None else f"{EVALUATION}/{key}@{','.join(map(str, tasks))}"
 
 
 def ordered(content: RecordDict, order: WorkOrder) -> RecordDict:

@@ -14,7 +14,7 @@ from typing import cast
 
 import httpx
 from flwr.app import ConfigRecord, Message, RecordDict
-from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, SUPERLINK_NODE_ID
+from flwr.common.constant import HEARTBEAT_MIN_INTERVAL, SUPERLINK_NODE_ID, ErrorCode
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.error import FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
@@ -29,6 +29,7 @@ from ..core.errors import PlatformError, TemporaryError, WireError
 
 __all__ = [
     "HEARTBEAT_EVERY",
+    "NODE_GONE",
     "LinkLostError",
     "RunOverError",
     "content_of",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 HEARTBEAT_EVERY = HEARTBEAT_MIN_INTERVAL / 2
+NODE_GONE = ErrorCode.NODE_UNAVAILABLE  # what answers for a node whose heartbeats stopped
 # An object that its sender announced but has not pushed yet: Flower waits 1 s before it asks again.
 _FIRST_WAIT = 0.01
 _LONGEST_WAIT = 0.5

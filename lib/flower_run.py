@@ -172,9 +172,9 @@ def _control(address: str, root_certificates: bytes | None) -> ControlHttpClient
     )
 
 
-def start_run(address: str, *, root_certificates: bytes | None = None, fab: bytes | None = None) -> int:
+def start_run(address: str, *, root_certificates: bytes | None = None) -> int:
     """Start a run of our app at the SuperLink and return its id."""
-    content = fab or build_fab()
+    content = build_fab()
     with _control(address, root_certificates) as client, translated_errors(address):
         answer = client.StartRun(
             StartRunRequest(fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelCard",
     "card_path",
+    "check_place",
     "check_saveable",
     "load_model",
     "load_weights",
@@ -290,9 +291,27 @@ def _place(path: str | os.PathLike[str] | None) -> Path:
     place = local_path(path)
     if place is None:
         raise ModelError(f"{shown(path)}: models are saved on this machine; give a path, then copy the file there")
-    if place.suffix.lower() in _PICKLES:
-        raise _unknown_form(path, place.suffix)
+    check_place(place)
     return place
+
+
+def check_place(path: Path) -> None:
+    """Check that a model may be written at a path of this machine, and nothing but a model be lost there.
+
+    Raises
+    ------
+    ModelError
+        If the name is a pickle's, or a folder is there that is no saved model.
+    """
+    if path.suffix.lower() in _PICKLES:
+        raise _unknown_form(path, path.suffix)
+    if not path.is_dir():
+        return
+    if path.suffix:
+        raise ModelError(f"{path}: is a folder, and the model would be a file; choose another name")
+    ours = (path / "saved_model.pb").exists() or card_path(path).exists()
+    if not ours and any(path.iterdir()):
+        raise ModelError(f"{path}: is a folder with files that are no model, which would be lost; choose another name")
 
 
 def _unknown_form(path: str | os.PathLike[str], suffix: str) -> ModelError:

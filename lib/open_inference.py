@@ -23,6 +23,7 @@ from ..core.errors import WireError
 from .tensors import DATATYPES, Tensors, datatype_of
 
 __all__ = [
+    "ENCODED_IMAGES",
     "HEADER_LENGTH",
     "Answer",
     "Request",
@@ -34,6 +35,12 @@ __all__ = [
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The HTTP header that says how many bytes of JSON come before the binary tensors."""
+
+ENCODED_IMAGES = "encoded_images"
+"""The extension's name, in a server's metadata, by which an input may be BYTES that hold an image file.
+
+The tensor's parameter `content_type` says the format: `jpeg`, `png` or `webp`.
+"""
 
 _MOST_TENSORS, _MOST_AXES, _LONGEST_AXIS = 64, 16, 2**40
 _CACHED_HEADERS, _CACHED_BYTES = 256, 4096

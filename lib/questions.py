@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..core.errors import WireError
 from .records import arrays_in
 
-__all__ = ["Question", "Response"]
+__all__ = ["Arrays", "Question", "Response"]
 
 _KEY = "solar-corona-question"
 _ARRAYS = "solar-corona-question-arrays"
@@ -80,7 +80,7 @@ class Response:
 def _to_content(kind: str, text: str, arrays: Arrays, parts: tuple[bytes, ...], refused: str) -> RecordDict:
     content = RecordDict({_KEY: ConfigRecord({"kind": kind, "text": text, "parts": list(parts), "refused": refused})})
     if arrays:
-        content[_ARRAYS] = ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
+        content[_ARRAYS] = ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})
     return content
 
 

@@ -47,6 +47,8 @@ class SignatureSpec(BaseModel):
         nothing, ε = 4 misplaces edges (ARI .69 to 1.0) and ε = 2 finds one group only. See `noise_for`.
     use_labels
         Whether to take means class by class. Without, only the inputs are compared.
+    embedding
+        Digest of the model whose last hidden layer takes the place of the inputs; empty: the inputs themselves.
     centre, spread
         Mean and standard deviation to standardise inputs with, one number or one for each entry of their last axis
         (feature or channel). Empty: each sample is standardised by its own mean and deviation, so that edges need not
@@ -65,6 +67,7 @@ class SignatureSpec(BaseModel):
     min_count: int = Field(default=3, ge=3, le=1_000_000)
     noise: float = Field(default=0.0, ge=0, le=1e6)
     use_labels: bool = True
+    embedding: str = Field(default="", max_length=64)
     centre: tuple[float, ...] = Field(default=(), max_length=65_536)
     spread: tuple[float, ...] = Field(default=(), max_length=65_536)
 

@@ -21,7 +21,7 @@ __all__ = ["MAX_CLASSES", "MAX_DIMENSION", "UNLABELLED", "Signature"]
 
 MAX_DIMENSION = 4096
 MAX_CLASSES = 65_535
-UNLABELLED = -1
+UNLABELLED = -(2**31)  # no label's: those that are whole numbers lie above it
 _MAX_COUNT = 2**40
 _MAGIC = b"SCSG"
 _HEAD = struct.Struct(">4sBBIHH")
@@ -37,7 +37,7 @@ class Signature:
     identity
         `SignatureSpec.identity`.
     labelled
-        Whether classes are labels; else there is one class, -1, of all inputs.
+        Whether classes are labels; else there is one class, `UNLABELLED`, of all inputs.
     classes
         Class ids, ascending: C x int64.
     counts

@@ -105,7 +105,7 @@ def sign(x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embeddin
 def embed_samples(
     x: ArrayLike, y: ArrayLike | None, spec: SignatureSpec, embed: Embedding | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the features of samples, n x D, and their class ids, all -1 without labels; see `sign`."""
+    """Return the features of samples, n x D, and their class ids, all `UNLABELLED` without labels; see `sign`."""
     inputs = np.asarray(x)
     if inputs.ndim == 0 or inputs.dtype.kind not in "biuf":
         raise DatasetError(f"inputs are {inputs.dtype} of shape {inputs.shape}; expected numbers, samples first")

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import DatasetError, WireError
 from .questions import Question, Response
 from .signature_features import classes_of
+from .signature_format import UNLABELLED
 
 __all__ = ["SUBSPACE", "ClassSubspaces", "SubspaceQuestion"]
 
 SUBSPACE = "subspace"
-_UNLABELLED = -1
 _MOST_SAMPLES = 1_000
 _MOST_CLASSES = 10_000
 _MOST_BYTES = 64 * 2**20
@@ -69,18 +69,19 @@ class ClassSubspaces:
     def of(cls, x: NDArray[Any], y: NDArray[Any] | None, p: int) -> ClassSubspaces:
         """Return the subspaces of samples x (n x …) with labels y (numbers or one-hot; None: all are one class).
 
-        Of a class with more than 1,000 samples, so many are looked at, evenly over all.
+        Of a class with more than 1,000 samples, so many are looked at, evenly over all. A class with p samples or
+        fewer is left out: its directions would be its samples.
 
         Raises
         ------
         DatasetError
-            If there are no samples, they are no finite numbers, or the answer would be above 64 MiB.
+            If no class has more than p samples, they are no finite numbers, or the answer would be above 64 MiB.
         """
         if not len(x) or x.dtype.kind not in "fiub":
             raise DatasetError(f"subspaces are made of samples that are numbers; these are {len(x)} of {x.dtype}")
         flat = x.reshape(len(x), -1)
         labels = None if y is None else classes_of(y, len(x))
-        labels = np.full(len(x), _UNLABELLED, np.int64) if labels is None else labels
+        labels = np.full(len(x), UNLABELLED, np.int64) if labels is None else labels
         names = np.unique(labels)
         if len(names) * p * flat.shape[1] * 4 > _MOST_BYTES:
             raise DatasetError(
@@ -90,6 +91,8 @@ class ClassSubspaces:
         bases: dict[int, NDArray[np.float32]] = {}
         for name in names:
             rows = np.flatnonzero(labels == name)
+            if len(rows) <= p:
+                continue
             rows = rows[:: -(-len(rows) // _MOST_SAMPLES)]
             part = flat[rows].astype(np.float32)
             if not np.isfinite(part).all():
@@ -97,13 +100,15 @@ class ClassSubspaces:
             basis = _largest_directions(part, p)
             if len(basis):
                 bases[int(name)] = basis
+        if not bases:
+            raise DatasetError(f"no class has more than {p} samples that are not all zero, which subspaces are made of")
         return cls(bases, len(x))
 
     def to_response(self) -> Response:
         """Return the subspaces as they are sent."""
         classes = tuple(self.bases)
         about = _About(classes=classes, counts=tuple(len(self.bases[c]) for c in classes), samples=self.samples)
-        stacked = {"bases": np.concatenate([self.bases[c] for c in classes])} if classes else {}
+        stacked = {"bases": np.concatenate([self.bases[c] for c in classes])}
         return Response(SUBSPACE, about.model_dump_json(), stacked)
 
     @classmethod

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +13,23 @@ from flwr.app import ConfigRecord, RecordDict
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import WireError
-from .questions import Question, Response
+from .compression import digest
+from .questions import Arrays, Question, Response
 from .signatures import Signature, SignatureSpec
 
-__all__ = ["SURVEY", "SurveyAnswer", "SurveyQuestion", "TaskAbout", "TaskNames"]
+__all__ = [
+    "SURVEY",
+    "SurveyAnswer",
+    "SurveyQuestion",
+    "TaskAbout",
+    "TaskNames",
+    "known_in",
+    "signature_digest",
+    "tell_known",
+]
 
 SURVEY = "survey"
+_KNOWN = "solar-corona-known"
 _NAMES = "solar-corona-task-names"
 _MOST_TASKS = 1_000
 
@@ -38,13 +50,20 @@ class TaskAbout(_Said):
 
 
 class SurveyQuestion(_Said):
-    """How to sign; the question's parts are the signatures of tasks that were found so far, for edges that mix them."""
+    """How to sign; the question's parts are the signatures of tasks that were found so far, for edges that mix them.
+
+    Its arrays are the model whose last hidden layer is signed instead of the inputs, where the spec names one.
+    """
 
     spec: SignatureSpec
+    scale: bool = Field(
+        default=True, description="The moments of the inputs may come first, where they have units of their own."
+    )
 
-    def to_question(self, found: Sequence[Signature] = ()) -> Question:
+    def to_question(self, found: Sequence[Signature] = (), model: Arrays | None = None) -> Question:
         """Return the question as it is sent."""
-        return Question(SURVEY, self.model_dump_json(), parts=tuple(signature.to_bytes() for signature in found))
+        parts = tuple(signature.to_bytes() for signature in found)
+        return Question(SURVEY, self.model_dump_json(), arrays=model or {}, parts=parts)
 
     @classmethod
     def of(cls, question: Question) -> tuple[SurveyQuestion, tuple[Signature, ...]]:
@@ -53,6 +72,8 @@ class SurveyQuestion(_Said):
         found = tuple(Signature.from_bytes(part) for part in question.parts)
         if any(signature.identity != said.spec.identity for signature in found):
             raise WireError("the tasks in a question were signed in another way than it asks for")
+        if said.spec.embedding and digest(question.arrays) != said.spec.embedding:
+            raise WireError("the model in a question is not the one by which it asks to sign; update both sides")
         return said, found
 
 
@@ -66,6 +87,10 @@ class SurveyAnswer(_Said):
         description="No signatures yet: the only part are the moments of the inputs, for a scale that all edges share.",
     )
 
+    lost: bool = Field(
+        default=False, description="The edge does not have what it signed any more, and has to be asked again."
+    )
+
     def to_response(self, signatures: list[bytes]) -> Response:
         """Return the answer as it is sent."""
         return Response(SURVEY, self.model_dump_json(exclude_defaults=True), parts=tuple(signatures))
@@ -77,6 +102,28 @@ class SurveyAnswer(_Said):
         if len(response.parts) != (1 if answer.moments else len(answer.tasks)):
             raise WireError(f"{len(response.parts)} signatures came for {len(answer.tasks)} tasks")
         return answer
+
+
+def signature_digest(signatures: Sequence[bytes]) -> str:
+    """Return a short text by which edge and server tell whether they mean the same signatures."""
+    found = hashlib.sha256()
+    for part in signatures:
+        found.update(len(part).to_bytes(4, "big") + part)
+    return found.hexdigest()[:16]
+
+
+def tell_known(content: RecordDict, known: str) -> RecordDict:
+    """Return a record with everything of `content`, and the digest of the signatures that the server has."""
+    told = RecordDict(dict(content.items()))
+    told[_KNOWN] = ConfigRecord({"signatures": known})
+    return told
+
+
+def known_in(content: RecordDict) -> str | None:
+    """Return the digest of the edge's signatures that the server has, or None where it says nothing of them."""
+    record = content.get(_KNOWN)
+    known = record.get("signatures") if isinstance(record, ConfigRecord) else None
+    return known if isinstance(known, str) else None
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 from solar_corona import cli
-from solar_corona.core import errors, events, settings
+from solar_corona.core import errors, events, settings, spec_parts
+from solar_corona.core.documents import KINDS
 from solar_corona.core.durations import Duration, format_duration
 from solar_corona.core.errors import ExitCode, SolarCoronaError
-from solar_corona.core.job_file import KINDS
-from solar_corona.core.spec import Name
+from solar_corona.core.spec_parts import Name
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "reference"
 NOTE = "<!-- Written by scripts/generate_reference.py; change the code, then run `make docs`. -->\n\n"
@@ -81,7 +81,7 @@ def job_file() -> str:
     """Describe each field of each kind of document."""
     out = [
         "# The job file\n",
-        "A job file is YAML: one `FederatedLearningJob` and any number of `Dataset` and `Model` documents.",
+        "A job file is YAML: one job of any kind, and any number of `Dataset` and `Model` documents.",
         "A line of `---` separates two documents.",
         "Field names are written as here; a name that is not known is an error.",
         "Relative paths are relative to the job file.",
@@ -157,8 +157,9 @@ def _type(part: Schema) -> str:
 
 def _array(part: Schema) -> str:
     if "prefixItems" in part:
-        return f"list of {len(part['prefixItems'])} {_type(part['prefixItems'][0])}s"
-    items = _type(part["items"]) if part.get("items") else "values"
+        kinds = [_type(item) for item in part["prefixItems"]]
+        return f"list of {len(kinds)} {kinds[0]}s" if len(set(kinds)) == 1 else f"list of a {', a '.join(kinds)}"
+    items = _type(part["items"]).replace("list of", "lists of", 1) if part.get("items") else "values"
     least, most = part.get("minItems"), part.get("maxItems")
     return f"list of {items}" + (f", {least:,} to {most:,}" if least is not None and most is not None else "")
 
@@ -181,8 +182,8 @@ def _references(part: Any) -> list[str]:
 
 
 def _model_named(root: type[BaseModel], name: str) -> type[BaseModel]:
-    module = sys.modules[root.__module__]
-    return getattr(module, name)  # type: ignore[no-any-return]
+    modules = (sys.modules[root.__module__], spec_parts)
+    return next(getattr(module, name) for module in modules if hasattr(module, name))  # type: ignore[no-any-return]
 
 
 # --- the command line
@@ -306,21 +307,26 @@ def run_events() -> str:
         "Each has `event`, its kind, and `time`, in seconds since 1970.",
         "A later version may add fields and kinds; a reader passes over those that it does not know.\n",
     ]
-    union = get_args(events.Event)[0]
-    for model in get_args(union):
+    nested: dict[str, type[BaseModel]] = {}
+    for model in get_args(get_args(events.Event)[0]):
         kind = model.model_fields["event"].default
-        out += [f"## {kind}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
-        schema = model.model_json_schema()
-        rows = [
-            (f"`{name}`", _event_type(part), part.get("description", ""))
-            for name, part in schema["properties"].items()
-            if name not in ("event", "time")
-        ]
-        if any(row[2] for row in rows):
-            out += _table(("field", "type", "meaning"), rows)
-        else:
-            out += _table(("field", "type"), (row[:2] for row in rows))
+        out += _event_part(kind, model, model.model_json_schema())
+        nested |= {name: getattr(events, name) for name in model.model_json_schema().get("$defs", {})}
+    for name, model in nested.items():
+        out += _event_part(name, model, model.model_json_schema())
     return "\n".join(out)
+
+
+def _event_part(title: str, model: type[BaseModel], schema: Schema) -> list[str]:
+    rows = [
+        (f"`{name}`", _event_type(part), part.get("description", ""))
+        for name, part in schema["properties"].items()
+        if name not in ("event", "time")
+    ]
+    described = any(row[2] for row in rows)
+    columns = ("field", "type", "meaning") if described else ("field", "type")
+    out = [f"## {title}\n", f"{inspect.cleandoc(model.__doc__ or '')}\n"]
+    return out + _table(columns, (row[: len(columns)] for row in rows))
 
 
 def _event_type(part: Schema) -> str:

@@ -4,7 +4,19 @@
 from __future__ import annotations
 
 from .checks import check_strategy
+from .extensions import AsksEdges, PerEdge, TellsEvents
 from .fedavg import FedAvg
+from .grouped import GroupedStrategy
 from .registry import available, create, resolve
 
-__all__ = ["FedAvg", "available", "check_strategy", "create", "resolve"]
+__all__ = [
+    "AsksEdges",
+    "FedAvg",
+    "GroupedStrategy",
+    "PerEdge",
+    "TellsEvents",
+    "available",
+    "check_strategy",
+    "create",
+    "resolve",
+]

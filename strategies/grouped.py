@@ -15,8 +15,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
 
-from ..core.errors import StrategySpecError
-from ..core.events import Event, TaskPlace, TasksGrouped
+from ..core.errors import StrategyError, StrategySpecError
+from ..core.events import Event, TaskPlace, TasksGrouped, Warned
 from ..lib import exchange
 from ..lib.exchange import ModelOrder, WorkOrder
 from ..lib.records import arrays_in, metrics_in, with_content
@@ -25,7 +25,7 @@ from .funnel import Funnel
 from .tracks import Track, TrainPart
 from .trials import mean_model
 
-__all__ = ["FIRST", "GUEST", "OWN", "GroupedStrategy", "expect"]
+__all__ = ["FIRST", "GUEST", "OWN", "GroupedStrategy", "expect", "told"]
 
 OWN, GUEST = "groups", "guest"
 FIRST = "group-1"
@@ -117,6 +117,7 @@ class GroupedStrategy(Strategy):
                 self.track.ensure(group, arrays)
                 members.setdefault(group, []).append(node)
         chosen = self.track.configure(server_round, members, self.edge_of)
+        self._events += told(self.track, server_round, chosen or guests)
         parts = {node: found[0] for node, found in chosen.items()} | guests
         self.asked = {node: {_KEY: part} for node, part in parts.items()}
         return [
@@ -129,23 +130,24 @@ class GroupedStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let each group's base strategy aggregate its own replies as they come; return the groups' mean model."""
         asked = {part.group for parts in self.asked.values() for part in parts.values() if part.track == OWN}
-        funnel = Funnel({group: self.track.aggregate(group, server_round) for group in asked})
         samples: dict[str, float] = {}
         metrics: list[RecordDict] = []
-        for reply in replies:
-            found = None if reply.has_error() else self._read(reply)
-            if found is None:
-                continue
-            part, arrays, measured = found
-            edge, count = self.edge_of(reply.metadata.src_node_id), measured.get(_WEIGHT)
-            self.samples[edge] = int(count) if isinstance(count, int | float) else 0
-            metrics.append(RecordDict({"metrics": measured}))
-            self.see(edge, part, arrays, self.samples[edge])
-            if part.track == OWN:
-                samples[part.group] = samples.get(part.group, 0.0) + self.samples[edge]
-                funnel.put(part.group, with_content(reply, {_KEY: arrays, "metrics": measured}))
-            del arrays, found, reply
-        self.track.take({group: made[0] for group, made in funnel.results().items()}, samples)
+        with Funnel({group: self.track.aggregate(group, server_round) for group in asked}) as funnel:
+            for reply in replies:
+                found = None if reply.has_error() else self._read(reply)
+                if found is None:
+                    continue
+                part, arrays, measured = found
+                edge, count = self.edge_of(reply.metadata.src_node_id), measured.get(_WEIGHT)
+                self.samples[edge] = int(count) if isinstance(count, int | float) else 0
+                metrics.append(RecordDict({"metrics": measured}))
+                self.see(edge, part, arrays, self.samples[edge])
+                if part.track == OWN:
+                    samples[part.group] = samples.get(part.group, 0.0) + self.samples[edge]
+                    funnel.put(part.group, with_content(reply, {_KEY: arrays, "metrics": measured}))
+                del arrays, found, reply
+            results = funnel.results()
+        self.track.take({group: made[0] for group, made in results.items()}, samples)
         reason = self.regroup(server_round)
         if reason is not None:
             self.tell(server_round, reason)
@@ -234,3 +236,10 @@ def expect(fits: bool, option: str, value: object, expected: str) -> None:
     """Raise `StrategySpecError` if an option's value does not fit."""
     if not fits:
         raise StrategySpecError(f"{option} is {value!r}, expected {expected}; set it under aggregation.options")
+
+
+def told(track: Track, server_round: int, chosen: object) -> list[Event]:
+    """Return what is to be told of the groups that sit a round out; raise it if nobody trains for that."""
+    if track.sat_out and not chosen:
+        raise StrategyError(f"round {server_round}: nobody can train: {'; '.join(track.sat_out)}")
+    return [Warned(message=f"round {server_round}: {text}") for text in track.sat_out]

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from ..lib import exchange
 from ..lib.exchange import ModelOrder, WorkOrder
 from .fedavg import view
-from .grouped import OWN, GroupedStrategy, expect
+from .grouped import OWN, GroupedStrategy, expect, told
 from .tracks import TrainPart
 
 __all__ = ["Ifca", "perturbed"]
@@ -78,6 +78,7 @@ class Ifca(GroupedStrategy):
         self._begin(arrays)
         nodes = self._chosen(server_round, self.here(grid))
         asked = self.track.configure(server_round, dict.fromkeys(self._names, nodes), self.edge_of)
+        self._events += told(self.track, server_round, asked)
         self.asked = {node: {f"arrays/{part.group}": part for part in parts} for node, parts in asked.items()}
         return [
             self._offer(node, {key: part.arrays for key, part in parts.items()}, asked[node][0].config)

@@ -8,16 +8,19 @@ strategies by their class name in lower case, then `module:Class`.
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, get_type_hints
 
 from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import Strategy
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
 
 from ..core.errors import StrategyError, StrategySpecError
 from .cfl import Cfl
@@ -148,6 +151,38 @@ def _parameters(kind: type[Strategy]) -> dict[str, inspect.Parameter]:
     return found
 
 
+def _check_type(name: str, kind: type[Strategy], option: str, value: Any) -> None:
+    """Refuse a value that is not of the type which the constructor's signature says, where that can be told."""
+    init = next(c.__dict__["__init__"] for c in kind.__mro__ if _takes(c, option))
+    try:
+        hint = get_type_hints(init).get(option, Any)
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except (NameError, TypeError, AttributeError, PydanticUserError, PydanticSchemaGenerationError):
+        return  # a hint that cannot be read here; the constructor has the last word anyway
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        if isinstance(value, str | list | dict) and _fits_as_json(adapter, value):
+            return  # a list where a tuple is meant: a job file knows no other
+        wanted = error.errors()[0]["msg"].removeprefix("Input should be ")
+        raise StrategySpecError(
+            f"strategy {name!r}: option {option} is {value!r}, expected {wanted}; set aggregation.options.{option}"
+        ) from error
+
+
+def _fits_as_json(adapter: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        adapter.validate_json(json.dumps(value), strict=True)
+    except (ValidationError, TypeError):
+        return False
+    return True
+
+
+def _takes(cls: type, option: str) -> bool:
+    init = cls.__dict__.get("__init__")
+    return init is not None and option in inspect.signature(init).parameters
+
+
 def create(
     name: str,
     options: Mapping[str, Any] | None = None,
@@ -200,6 +235,8 @@ def create(
     for option, value in given.items():
         if isinstance(value, str) and "Strategy" in str(known[option].annotation):
             arguments[option] = create(value, min_edges=min_edges, fraction=fraction)
+        else:
+            _check_type(name, kind, option, value)
     missing = [n for n, p in known.items() if p.default is p.empty and n not in arguments]
     if missing:
         raise StrategySpecError(f"strategy {name!r} needs {', '.join(missing)}; add it under aggregation.options")

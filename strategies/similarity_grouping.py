@@ -14,16 +14,19 @@ from flwr.common.logger import log as flower_log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
+from pydantic import ValidationError
 
 from ..core.errors import StrategySpecError, WireError
 from ..core.events import Event, Warned
 from ..lib import exchange
-from ..lib.exchange import ModelOrder, WorkOrder
+from ..lib.compression import digest
+from ..lib.exchange import ModelOrder, WorkOrder, to_weights
 from ..lib.questions import Response
 from ..lib.records import arrays_in, metrics_in, with_content
 from ..lib.signatures import InputMoments, Signature, SignatureSpec
-from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames
+from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames, tell_known
 from .funnel import Funnel
+from .grouped import expect, told
 from .task_groups import TaskGroups
 from .tracks import Track, TrainPart
 from .trials import ONE, Trials, mean_model
@@ -36,6 +39,7 @@ _OWN = "groups"
 _REFINEMENTS = 4
 # Groups of less than this share of all samples are what is left over, not tasks.
 _SHARE = 0.02
+_EMBEDDINGS = ("random", "model")
 
 
 class SimilarityGrouping(Strategy):
@@ -67,6 +71,15 @@ class SimilarityGrouping(Strategy):
         Of the signatures; see `SignatureSpec`.
     noise
         Gaussian noise on signatures, for privacy; see `solar_corona.lib.signatures.noise_for`.
+    min_count
+        Classes with fewer samples on an edge are no part of its signature, so that neither their number nor what few
+        samples give away leaves it.
+    embedding
+        `random`: signatures are of the samples themselves. `model`: of the output of the model's last hidden layer,
+        by the weights that the job has when it asks first; Keras and torch models can, others need a method `embed`.
+    warm_rounds
+        So many rounds all edges train one model before they are asked: for `embedding: model`, where a job starts
+        from a model that has not learned anything yet.
     use_labels
         Whether signatures go by class; without, only inputs are compared.
     compare_global
@@ -90,6 +103,9 @@ class SimilarityGrouping(Strategy):
         dimension: int = 64,
         seed: int = 0,
         noise: float = 0.0,
+        min_count: int = 3,
+        embedding: str = "random",
+        warm_rounds: int = 0,
         use_labels: bool = True,
         compare_global: bool = False,
         discover: bool = False,
@@ -106,7 +122,13 @@ class SimilarityGrouping(Strategy):
         self._own = Track(_OWN, partial(create, base, base_options, fraction=fraction_train))
         self._own.make_base()  # a wrong option is said now, not after the edges have come
         self._base, self._finetune = base, finetune
-        self._groups = TaskGroups(SignatureSpec(dimension=dimension, seed=seed, noise=noise, use_labels=use_labels))
+        expect(embedding in _EMBEDDINGS, "embedding", embedding, f"one of {', '.join(_EMBEDDINGS)}")
+        expect(warm_rounds >= 0, "warm_rounds", warm_rounds, "a whole number from 0")
+        self._embeds, self._warm = embedding == "model", warm_rounds
+        self._reference: ArrayRecord | None = None
+        self._groups = TaskGroups(
+            _spec(dimension=dimension, seed=seed, noise=noise, min_count=min_count, use_labels=use_labels)
+        )
         trial_rounds = guard_rounds if rounds is None else min(guard_rounds, max(1, rounds - 2))
         self._trials = Trials(
             partial(create, base, base_options), transfer=transfer, rounds=trial_rounds, keep_one=compare_global
@@ -118,6 +140,7 @@ class SimilarityGrouping(Strategy):
         self._evaluated: dict[int, dict[str, TrainPart]] = {}
         self._discover, self._refined, self._untold = discover, 0, False
         self._questioned: tuple[int, set[str]] = (0, set())
+        self._scale = True
         self._again: set[str] = set()
         self._notices: dict[str, str] = {}
 
@@ -127,18 +150,26 @@ class SimilarityGrouping(Strategy):
 
     def configure_query(self, server_round: int, arrays: ArrayRecord, grid: Grid) -> Iterable[Message]:
         """Ask the edges that are new, or whose updates do not fit, for their signatures: each once a round."""
-        del arrays
+        if server_round <= self._warm:
+            return []
+        if self._embeds and self._reference is None:
+            self._reference = arrays
+            named = {"embedding": digest(to_weights(arrays))}
+            self._groups.restart(self._groups.spec.model_copy(update=named))
         here = self._here(grid)
         asked = self._questioned[1] if self._questioned[0] == server_round else set()
         due = {n: e for n, e in here.items() if e not in asked and (e in self._again or e not in self._groups.tasks)}
         self._questioned = server_round, asked | set(due.values())
-        question = SurveyQuestion(spec=self._groups.spec).to_question(self._found()).to_content()
+        if not due:
+            return []
+        model = None if self._reference is None else to_weights(self._reference)
+        said = SurveyQuestion(spec=self._groups.spec, scale=self._scale)
+        question = said.to_question(self._found(), model).to_content()
         return [Message(question, dst_node_id=node, message_type="query") for node in due]
 
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
         """Group the tasks that edges named with those known before."""
-        if self._agree_on_scale(replies):
-            return
+        replies = self._agree_on_scale(replies)
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
         if came and self._discover and self._refined < _REFINEMENTS:
@@ -159,25 +190,26 @@ class SimilarityGrouping(Strategy):
         least = _SHARE * sum(signature.total for signature in sums)
         return [signature for signature in sums if signature.total >= least]
 
-    def _agree_on_scale(self, replies: Sequence[Message]) -> bool:
-        """If edges sent moments of their inputs, make them everybody's scale and have all asked anew."""
-        if self._groups.spec.centre:
-            return False
-        found = []
-        for reply in replies:
-            try:
-                response = Response.from_content(reply.content)
-                if not response.refused and SurveyAnswer.of(response).moments:
-                    found.append(InputMoments.from_bytes(response.parts[0]))
-            except WireError:
-                continue
-        if not found:
-            return False
-        usual = Counter(len(moments.means) for moments in found).most_common(1)[0][0]
-        spec = self._groups.spec.standardised([m for m in found if len(m.means) == usual])
-        self._groups.restart(spec)
+    def _agree_on_scale(self, replies: Sequence[Message]) -> Sequence[Message]:
+        """Return the signatures among the replies; where most edges sent moments first, those become the scale of all.
+
+        A few with inputs unlike the others' do not choose the scale, and those that come later take the one there is.
+        """
+        if not self._scale or self._groups.spec.centre:
+            return replies
+        moments = [(reply, found) for reply in replies if (found := _moments_in(reply)) is not None]
+        if not moments:
+            return replies
+        if 2 * len(moments) < len(replies) or self._groups.tasks:
+            self._scale = False
+            self._questioned[1].difference_update(self._edges[reply.metadata.src_node_id] for reply, _ in moments)
+            return [reply for reply in replies if all(reply is not other for other, _ in moments)]
+        usual = Counter(len(found.means) for _, found in moments).most_common(1)[0][0]
+        self._groups.restart(
+            self._groups.spec.standardised([found for _, found in moments if len(found.means) == usual])
+        )
         self._questioned = (0, set())
-        return True
+        return []
 
     def _take_survey(self, reply: Message) -> str:
         edge = self._edges.get(reply.metadata.src_node_id, str(reply.metadata.src_node_id))
@@ -188,6 +220,9 @@ class SimilarityGrouping(Strategy):
             answer = SurveyAnswer.of(response)
             if answer.moments:
                 raise WireError("it sent moments where a signature was asked for")
+            if answer.lost:
+                self._again.add(edge)
+                return edge
             self._groups.take(edge, answer, response.parts)
         except WireError as error:
             self._groups.refuse(edge, str(error))
@@ -227,7 +262,10 @@ class SimilarityGrouping(Strategy):
         here = self._here(grid)
         members = self._members(here, arrays)
         chosen = self._own.configure(server_round, members, self._edges.__getitem__)
-        for track in self._trials.begin(self._own, self._groups, arrays):
+        self._events += told(self._own, server_round, chosen)
+        tracks = self._trials.begin(self._own, self._groups, arrays)
+        self._events += self._trials.told(server_round, self._own)
+        for track in tracks:
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
             for node, parts in track.configure(server_round, beside, self._edges.__getitem__).items():
@@ -264,6 +302,9 @@ class SimilarityGrouping(Strategy):
         else:
             asked[node] = {f"arrays/{part.track}/{part.group}": part for part in parts}
             content = self._ordered(edge, asked[node], notice=notice)
+        known = self._groups.digests.get(edge)
+        if kind == "train" and known is not None:
+            content = tell_known(content, known)
         return Message(content, dst_node_id=node, message_type=kind)
 
     def _ordered(self, edge: str, parts: Mapping[str, TrainPart], *, notice: str = "", finetune: int = 0) -> RecordDict:
@@ -286,28 +327,28 @@ class SimilarityGrouping(Strategy):
         """Let each group's base strategy aggregate its own replies as they come; return the groups' mean model."""
         tracks = {track.name: track for track in (self._own, *self._trials.tracks)}
         parts = {(part.track, part.group) for asked in self._asked.values() for part in asked.values()}
-        funnel = Funnel({key: tracks[key[0]].aggregate(key[1], server_round) for key in parts})
         samples: dict[tuple[str, str], float] = {}
         metrics, changed = list[RecordDict](), list[str]()
-        for reply in replies:
-            asked = self._asked.get(reply.metadata.src_node_id, {})
-            if reply.has_error():
-                continue
-            for key, arrays in arrays_in(reply.content).items():
-                part, measured = asked.get(key), metrics_in(reply.content).get(exchange.metrics_key(key))
-                if part is None or measured is None:
+        with Funnel({key: tracks[key[0]].aggregate(key[1], server_round) for key in parts}) as funnel:
+            for reply in replies:
+                asked = self._asked.get(reply.metadata.src_node_id, {})
+                if reply.has_error():
                     continue
-                where = part.track, part.group
-                samples[where] = samples.get(where, 0.0) + _number(measured.get(_WEIGHT))
-                if part.track == _OWN:
-                    self._fit.add(self._edges[reply.metadata.src_node_id], part.group, part.arrays, arrays)
-                    metrics.append(RecordDict({"metrics": measured}))
-                funnel.put(where, with_content(reply, {"arrays": arrays, "metrics": measured}))
-                del arrays
-            if _has_survey(reply):
-                changed.append(self._take_survey(reply))
-            del reply
-        results = funnel.results()
+                for key, arrays in arrays_in(reply.content).items():
+                    part, measured = asked.get(key), metrics_in(reply.content).get(exchange.metrics_key(key))
+                    if part is None or measured is None:
+                        continue
+                    where = part.track, part.group
+                    samples[where] = samples.get(where, 0.0) + _number(measured.get(_WEIGHT))
+                    if part.track == _OWN:
+                        self._fit.add(self._edges[reply.metadata.src_node_id], part.group, part.arrays, arrays)
+                        metrics.append(RecordDict({"metrics": measured}))
+                    funnel.put(where, with_content(reply, {"arrays": arrays, "metrics": measured}))
+                    del arrays
+                if _has_survey(reply):
+                    changed.append(self._take_survey(reply))
+                del reply
+            results = funnel.results()
         for track in tracks.values():
             track.take(
                 {group: made[0] for (name, group), made in results.items() if name == track.name},
@@ -359,9 +400,10 @@ class SimilarityGrouping(Strategy):
             edge = self._edges.get(reply.metadata.src_node_id, "")
             measured = metrics_in(reply.content)
             for key, part in self._evaluated.get(reply.metadata.src_node_id, {}).items():
-                metrics = measured.get(exchange.evaluation_key(key))
-                if metrics is not None:
-                    self._trials.measured(edge, part, metrics)
+                for group, tasks in self._on_samples_of(edge, part).items():
+                    metrics = measured.get(exchange.evaluation_key(key, tasks))
+                    if metrics is not None:
+                        self._trials.measured(edge, part.track, group, metrics)
             if "metrics" in measured:
                 found.append(RecordDict({"metrics": measured["metrics"]}))
         decisions = self._trials.decide(server_round, self._own, self._groups)
@@ -370,12 +412,19 @@ class SimilarityGrouping(Strategy):
             self._tell_groups(server_round, "held-out samples were compared")
         return aggregate_metricrecords(found, _WEIGHT) if found else None
 
+    def _on_samples_of(self, edge: str, part: TrainPart) -> dict[str, tuple[int, ...] | None]:
+        """Return the groups on whose samples an edge measures a model: one model for all on those of each group."""
+        if part.track != ONE:
+            return {part.group: None}
+        groups = self._tasks_of(edge)
+        return dict.fromkeys(groups) if len(groups) == 1 else dict(groups)
+
     def content_for(self, edge: str) -> RecordDict:
         """Return the models of an edge's groups, to be fine-tuned there, and the one model to compare with."""
         names = list(self._tasks_of(edge))
         parts = {f"arrays/{p.track}/{p.group}": p for p in self._parts_of(edge) if p.track == _OWN or p.group == ONE}
         assert names
-        return self._ordered(edge, parts, finetune=self._finetune)
+        return self._ordered(edge, parts, notice=self._notices.pop(edge, ""), finetune=self._finetune)
 
     def content_to_save(self) -> RecordDict:
         """Return all groups' models, and which edge's task goes with which."""
@@ -398,14 +447,37 @@ class SimilarityGrouping(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the groups, their models and base strategies, and what is being tried."""
-        return {**self._groups.state(), **self._own.state(), **self._trials.state(), "refined": self._refined}
+        asked = {"refined": self._refined, "scale": self._scale}
+        reference = {} if self._reference is None else {"reference": self._reference}
+        return {**self._groups.state(), **self._own.state(), **self._trials.state(), **asked, **reference}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self._groups.restore(state)
-        self._refined = int(state["refined"])
+        self._refined, self._scale = int(state["refined"]), bool(state["scale"])
+        self._reference = state.get("reference")
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)
+
+
+def _spec(**options: Any) -> SignatureSpec:
+    try:
+        return SignatureSpec(**options)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise StrategySpecError(
+            f"{wrong['loc'][0]} is {wrong['input']!r}: {wrong['msg'].lower()}; set it under aggregation.options"
+        ) from error
+
+
+def _moments_in(reply: Message) -> InputMoments | None:
+    try:
+        response = Response.from_content(reply.content)
+        if response.refused or not SurveyAnswer.of(response).moments:
+            return None
+        return InputMoments.from_bytes(response.parts[0])
+    except WireError:  # said where its signature is looked for
+        return None
 
 
 def _has_survey(reply: Message) -> bool:

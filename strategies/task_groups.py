@@ -13,12 +13,11 @@ from ..core.errors import WireError
 from ..core.events import TaskPlace, TasksGrouped
 from ..lib.signature_distance import label_free_eta
 from ..lib.signatures import Signature, SignatureSpec
-from ..lib.survey import SurveyAnswer
+from ..lib.survey import SurveyAnswer, signature_digest
 from .grouping import Grouping, group, rebuild, regroup
 
 __all__ = ["Task", "TaskGroups"]
 
-_ABSURD = 1e4
 _PREFIX = "group-"
 
 
@@ -49,6 +48,7 @@ class TaskGroups:
         self.spec = spec
         self.tasks: dict[str, list[Task]] = {}
         self.refused: dict[str, str] = {}
+        self.digests: dict[str, str] = {}
         self.signature_bytes = 0
         self._groups: dict[tuple[str, int], str] = {}
         self._grouping: Grouping | None = None
@@ -74,7 +74,7 @@ class TaskGroups:
                 raise WireError(
                     "its signature was made in another way than the job's; update Solar Corona on that edge"
                 )
-            if signature.total > about.samples * _ABSURD + _ABSURD:
+            if signature.total > about.samples:
                 raise WireError(f"its signature counts {signature.total} samples, and it has {about.samples}")
             usable = signature if len(signature.counts) else None
             tasks.append(Task(edge, place, about.name, about.samples, usable, about.labelled))
@@ -83,10 +83,12 @@ class TaskGroups:
         self.signature_bytes += sum(map(len, parts))
         self.refused.pop(edge, None)
         self.tasks[edge] = tasks
+        self.digests[edge] = signature_digest(parts)
 
     def refuse(self, edge: str, reason: str) -> None:
         """Note that an edge gave no signature that can be used; it goes with the largest group."""
         self.refused[edge] = reason
+        self.digests.pop(edge, None)
         self.tasks[edge] = [Task(edge, 0, "all", 0, None)]
 
     def regroup(self) -> dict[tuple[str, int], tuple[str | None, str]]:
@@ -204,6 +206,7 @@ class TaskGroups:
         return {
             "tasks": [[t.edge, t.place, t.name, t.samples, t.labelled, self._groups[t.edge, t.place]] for t in known],
             "refused": dict(self.refused),
+            "digests": dict(self.digests),
             "spec": self.spec.model_dump(mode="json"),
             "next_id": self._grouping.next_id if self._grouping is not None else 0,
             "signature_bytes": self.signature_bytes,
@@ -226,6 +229,8 @@ class TaskGroups:
             self._groups[edge, place] = group_name
         refused = state["refused"]
         self.refused = dict(refused) if isinstance(refused, dict) else {}
+        digests = state["digests"]
+        self.digests = dict(digests) if isinstance(digests, dict) else {}
         self.signature_bytes = int(str(state["signature_bytes"]))
         self._grouped = [t for tasks in self.tasks.values() for t in tasks if t.signature is not None]
         if self._grouped:

@@ -14,6 +14,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
+from ..core.errors import StrategyError
 from ..lib.records import arrays_in, configs_in
 from .nodes import ReadyNodes
 from .state import restore
@@ -22,6 +23,13 @@ __all__ = ["Couple", "Group", "Track", "TrainPart"]
 
 Couple = Callable[[Mapping[str, tuple[ArrayRecord, float]]], dict[str, ArrayRecord]]
 """Makes the groups' models anew after a round, from all of them with their samples."""
+
+
+_ASKED_AT_ONCE = 4  # so often a strategy may ask who is there before it is taken to wait for more
+
+
+class _WaitsForMoreError(StrategyError):
+    """A group's base strategy waits for edges that the group does not have."""
 
 
 @dataclass
@@ -61,6 +69,7 @@ class Track:
     make_base: Callable[[], Strategy]
     couple: Couple | None = None
     groups: dict[str, Group] = field(default_factory=dict)
+    sat_out: list[str] = field(default_factory=list)
 
     def ensure(self, group: str, arrays: ArrayRecord) -> Group:
         """Return a group; a new one starts with the model `arrays`."""
@@ -73,16 +82,27 @@ class Track:
     ) -> dict[int, list[TrainPart]]:
         """Return what each node trains in this track.
 
+        A group with fewer edges than its base strategy waits for sits out; `sat_out` then says so, and why.
+
         Parameters
         ----------
         members
             The nodes of each group that are there.
         """
         found: dict[int, list[TrainPart]] = {}
+        self.sat_out = []
         for name, nodes in members.items():
             group = self.groups[name]
-            view = ReadyNodes(lambda nodes=nodes: list(nodes), edge_of=edge_of)  # type: ignore[misc]
-            for message in group.base.configure_train(server_round, group.arrays, ConfigRecord(), view):
+            view = ReadyNodes(_only(nodes), edge_of=edge_of)
+            try:
+                messages = list(group.base.configure_train(server_round, group.arrays, ConfigRecord(), view))
+            except _WaitsForMoreError:
+                self.sat_out.append(
+                    f"{name} has {len(nodes)} edge{'s' * (len(nodes) != 1)} here, fewer than its base strategy waits "
+                    f"for, and does not train; lower base_options.min_available_nodes and min_train_nodes"
+                )
+                continue
+            for message in messages:
                 arrays = next(iter(arrays_in(message.content).values()), group.arrays)
                 config = next(iter(configs_in(message.content).values()), ConfigRecord())
                 found.setdefault(message.metadata.dst_node_id, []).append(TrainPart(self.name, name, arrays, config))
@@ -127,3 +147,17 @@ class Track:
             part = state.get(f"base:{self.name}:{name}")
             if isinstance(part, RecordDict):
                 restore(group.base, part)
+
+
+def _only(nodes: list[int]) -> Callable[[], list[int]]:
+    """Return what tells a strategy who is there: always the same, so that there is no use in asking again."""
+    asked = 0
+
+    def ready() -> list[int]:
+        nonlocal asked
+        asked += 1
+        if asked > _ASKED_AT_ONCE:
+            raise _WaitsForMoreError(f"the strategy waits for more edges than the {len(nodes)} of its group")
+        return list(nodes)
+
+    return ready

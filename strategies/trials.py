@@ -14,7 +14,7 @@ from ..core.errors import StrategySpecError
 from ..core.events import TransferChosen
 from .fedavg import view
 from .task_groups import TaskGroups
-from .tracks import Couple, Track, TrainPart
+from .tracks import Couple, Track
 from .transfer import LIKE_INPUTS, Gain, borrow, gain, is_clear, share_early_layers
 
 __all__ = ["ONE", "Trials", "mean_model"]
@@ -50,7 +50,9 @@ class Trials:
         if transfer not in ("auto", "none", *_TRANSFERS):
             raise StrategySpecError(f"transfer is {transfer!r}; expected auto, none, shared-layers or borrow")
         self._make_base, self._transfer, self._keep_one = make_base, transfer, keep_one
+        self._fixed = transfer if transfer in _TRANSFERS else "none"
         self._left, self._begun, self._decided = rounds, False, rounds == 0
+        self._said = False
         self.tracks: list[Track] = []
         self.merged: dict[str, str] = {}
         self._choices: dict[str, str] = {}
@@ -58,8 +60,7 @@ class Trials:
 
     def begin(self, own: Track, groups: TaskGroups, arrays: ArrayRecord) -> list[Track]:
         """Return what is tried in this round; the first time that there are several groups, begin."""
-        if own.couple is None and self._transfer in _TRANSFERS:
-            self._choices = dict.fromkeys(groups.names, self._transfer)
+        if own.couple is None and self._fixed != "none":
             own.couple = self._coupled(groups)
         if not self._begun and len(own.groups) > 1 and (not self._decided or self._keep_one):
             self._begun = True
@@ -75,31 +76,43 @@ class Trials:
                     track.ensure(name, group.arrays)
         return self.tracks
 
+    def told(self, server_round: int, own: Track) -> list[TransferChosen]:
+        """Return, once there are several groups, what they take from each other because the job says so."""
+        if self._said or self._fixed == "none" or len(own.groups) < 2:
+            return []
+        self._said = True
+        reason = "aggregation.options.transfer asks for it"
+        return [
+            TransferChosen(round=server_round, group=name, choice=self._fixed, reason=reason)
+            for name in sorted(own.groups)
+        ]
+
     def _couple(self, name: str, groups: TaskGroups) -> Couple:
         if name == "borrow":
             return lambda models: borrow(models, groups.distances())
         return lambda models: share_early_layers(models, groups.alike(LIKE_INPUTS))
 
     def _coupled(self, groups: TaskGroups) -> Couple:
-        """Return what applies each group's own choice to its model."""
+        """Return what applies each group's own choice to its model, or the one that the job asks for."""
 
         def couple(models: Mapping[str, tuple[ArrayRecord, float]]) -> dict[str, ArrayRecord]:
             found = {name: arrays for name, (arrays, _) in models.items()}
-            for name in set(self._choices.values()) & set(_TRANSFERS):
+            for name in {*self._choices.values(), self._fixed} & set(_TRANSFERS):
                 made = self._couple(name, groups)(models)
-                found.update({group: made[group] for group in made if self._choices.get(group) == name})
+                found.update({group: made[group] for group in made if self._chosen(group) == name})
             return found
 
         return couple
 
-    def measured(self, edge: str, part: TrainPart, metrics: MetricRecord) -> None:
-        """Note what an edge measured of one model on its held-out samples."""
+    def _chosen(self, group: str) -> str:
+        return self._choices.get(group, self._fixed)
+
+    def measured(self, edge: str, track: str, group: str, metrics: MetricRecord) -> None:
+        """Note what an edge measured of one track's model on its held-out samples of one group's tasks."""
         value = _better_when_larger(metrics)
         samples = metrics.get("num-examples")
         if value is not None and isinstance(samples, int | float):
-            self._scores.setdefault((part.track, part.group), {})[edge] = value, int(samples)
-            if part.track == ONE:  # for each group's own edges
-                self._scores.setdefault((ONE, ""), {})[edge] = value, int(samples)
+            self._scores.setdefault((track, group), {})[edge] = value, int(samples)
 
     def decide(self, server_round: int, own: Track, groups: TaskGroups) -> list[TransferChosen]:
         """After enough rounds, let each group keep what is best for it; return what was chosen and why."""
@@ -114,7 +127,7 @@ class Trials:
         together = [found.group for found in chosen if found.choice == ONE]
         if together:
             self._merge(together, own, one)
-        if set(self._choices.values()) & set(_TRANSFERS):
+        if own.couple is None and set(self._choices.values()) & set(_TRANSFERS):
             own.couple = self._coupled(groups)
         self.tracks = [one] if self._keep_one else []
         return chosen
@@ -122,7 +135,7 @@ class Trials:
     def _choose(self, server_round: int, name: str, own: Track) -> TransferChosen:
         base = self._scores.get((_OWN, name), {})
         gains: dict[str, Gain] = {}
-        best, best_track = "none", _OWN
+        best, best_track = self._fixed, _OWN
         for track in self.tracks:
             if track.name == ONE:
                 continue
@@ -131,19 +144,21 @@ class Trials:
                 gains[track.name] = found
                 if is_clear(found) and (best == "none" or found.mean > gains[best].mean):
                     best, best_track = track.name, track.name
-        if best != "none":
+        if best_track != _OWN:
             own.groups[name].arrays = next(t for t in self.tracks if t.name == best).groups[name].arrays
             self._choices[name] = best
-        over_one = gain(self._scores.get((best_track, name), {}), self._scores.get((ONE, ""), {}))
+        over_one = gain(self._scores.get((best_track, name), {}), self._scores.get((ONE, name), {}))
         told = {key: round(found.mean, 6) for key, found in gains.items()}
+        words = [f"{key} {_in_words(found)} over none" for key, found in gains.items()]
         if over_one is None:
-            return TransferChosen(
-                round=server_round, group=name, choice=best, gains=told, reason="no edge has samples to compare on"
-            )
-        told["over one model"] = round(over_one.mean, 6)
-        apart = is_clear(over_one)
-        words = f"{over_one.mean:+.4f} ± {over_one.error:.4f} over one model for all, on {over_one.edges} edges"
-        return TransferChosen(round=server_round, group=name, choice=best if apart else ONE, gains=told, reason=words)
+            words.append("no edge has samples to compare on")
+        else:
+            told["over one model"] = round(over_one.mean, 6)
+            words.append(f"{_in_words(over_one)} over one model for all, on {over_one.edges} edges")
+        apart = over_one is None or is_clear(over_one)
+        return TransferChosen(
+            round=server_round, group=name, choice=best if apart else ONE, gains=told, reason="; ".join(words)
+        )
 
     def _merge(self, together: list[str], own: Track, one: Track) -> None:
         """Let groups that gain nothing by being apart train as one, from one model for all."""
@@ -151,9 +166,7 @@ class Trials:
         for name in together:
             self.merged[name] = target
             self._choices.pop(name, None)
-        worse = _mean(self._scores.get((_OWN, target), {})) < _mean(
-            {e: s for e, s in self._scores.get((ONE, ""), {}).items() if e in self._scores.get((_OWN, target), {})}
-        )
+        worse = _mean(self._scores.get((_OWN, target), {})) < _mean(self._scores.get((ONE, target), {}))
         if len(together) > 1 or worse:
             own.groups[target].arrays = one.groups[ONE].arrays
             own.groups[target].base = self._make_base()
@@ -169,6 +182,7 @@ class Trials:
                 "tracks": [track.name for track in self.tracks],
                 "merged": self.merged,
                 "choices": self._choices,
+                "said": self._said,
             }
         }
         for track in self.tracks:
@@ -179,13 +193,13 @@ class Trials:
         """Take back what `state` gave."""
         said = state["trials"]
         self._left, self._begun, self._decided = int(said["left"]), bool(said["begun"]), bool(said["decided"])
-        self.merged, self._choices = dict(said["merged"]), dict(said["choices"])
+        self.merged, self._choices, self._said = dict(said["merged"]), dict(said["choices"]), bool(said["said"])
         self.tracks = [
             Track(name, self._make_base, None if name == ONE else self._couple(name, groups)) for name in said["tracks"]
         ]
         for track in self.tracks:
             track.restore(state)
-        if self._choices:
+        if self._choices:  # what the job itself asks for, `begin` sees to
             own.couple = self._coupled(groups)
 
 
@@ -195,6 +209,10 @@ def _worth(groups: TaskGroups) -> list[str]:
     if len(sizes) < 2 or min(sizes) > _SMALL * max(sizes):
         return []
     return ["shared-layers", "borrow"] if groups.alike(LIKE_INPUTS) else ["borrow"]
+
+
+def _in_words(found: Gain) -> str:
+    return f"{found.mean:+.4f} ± {found.error:.4f}"
 
 
 def _better_when_larger(metrics: MetricRecord) -> float | None:

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ...core.errors import RefusedRequestError, SolarCoronaError
+from ...lib.open_inference import ENCODED_IMAGES
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["control_routes"]
 
 _NAME = "solar-corona"
-_EXTENSIONS = ("binary_tensor_data", "model_repository")
+_EXTENSIONS = ("binary_tensor_data", ENCODED_IMAGES, "model_repository")
 
 
 def control_routes(

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from ..tensors import Tensors, TensorSpec
 
-__all__ = ["Endpoint", "Reply"]
+__all__ = ["Description", "Endpoint", "Reply"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,28 @@ class Reply:
     bytes_down: int = 0
 
 
+@dataclass(frozen=True)
+class Description:
+    """What a model elsewhere takes.
+
+    Parameters
+    ----------
+    inputs
+        Its inputs; empty where nobody says.
+    reads_files
+        Whether image files (JPEG, PNG, WebP) may be sent in place of a tensor.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+    reads_files: bool = False
+
+
 @runtime_checkable
 class Endpoint(Protocol):
     """Something that answers batches within a deadline; any number of threads may call it at once."""
 
-    def describe(self, *, deadline: float) -> tuple[TensorSpec, ...]:
-        """Return the inputs that the model takes.
+    def describe(self, *, deadline: float) -> Description:
+        """Return what the model takes.
 
         Raises
         ------

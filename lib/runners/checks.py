@@ -102,7 +102,7 @@ def _sample(runner: Runner, sample: Tensors | NDArray[Any]) -> _Outputs:
         _require(
             len(sample[spec.name]) > 1, f"sample holds {len(sample[spec.name])} of {spec.name!r}; give two or more"
         )
-    return {spec.name: np.ascontiguousarray(sample[spec.name]) for spec in runner.inputs}
+    return {spec.name: np.array(sample[spec.name], order="C") for spec in runner.inputs}
 
 
 def _answers(runner: Runner, inputs: _Outputs) -> _Outputs:

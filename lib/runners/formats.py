@@ -64,7 +64,7 @@ def format_of(path: Path, *, name: str) -> Format:
         head = file.read(_HEAD_BYTES)
     if not head:
         raise ModelError(f"{name}: is empty; fetch or save the model anew")
-    said, found = _ENDINGS.get(path.suffix.lower()), _told_by(head, path)
+    said, found = _ENDINGS.get(path.suffix), _told_by(head, path)
     if said is None:
         hint = f"it is {_SHOWN[found]}: rename it" if found else "save the model as one of these"
         raise ModelError(
@@ -92,7 +92,7 @@ def _is_keras(path: Path) -> bool:
             return "config.json" in archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile):
         # The list of an archive stands at its end: without it, the name's word stands, and Keras's reader says why.
-        return path.suffix.lower() == ".keras"
+        return path.suffix == ".keras"
 
 
 def _unlike(head: bytes, said: Format, name: str) -> ModelError:

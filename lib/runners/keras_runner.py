@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class KerasRunner(BatchRunner):
         structure = _input_structure(model, name)
         tensors = keras.tree.flatten(structure)
         inputs = tuple(
-            spec_of(key, str(tensor.dtype), tensor.shape, model=name, what="input")
+            spec_of(key, _dtype(tensor), tensor.shape, model=name, what="input")
             for key, tensor in zip(_names(structure, [each.name for each in tensors]), tensors, strict=True)
         )
 
@@ -70,7 +71,7 @@ class KerasRunner(BatchRunner):
         given = keras.tree.flatten(found)
         keys = _names(found, list(getattr(model, "output_names", ())) or [f"output_{i}" for i in range(len(given))])
         outputs = tuple(
-            spec_of(key, str(each.dtype), each.shape, model=name, what="output")
+            spec_of(key, _dtype(each), each.shape, model=name, what="output")
             for key, each in zip(keys, given, strict=True)
         )
         compute = _compiled(model, call, tensors)
@@ -142,6 +143,11 @@ def _as_tensor(tensor: Any) -> Any:
     return keras.KerasTensor(tensor.shape, dtype=tensor.dtype, name=tensor.name)
 
 
+def _dtype(tensor: Any) -> str:
+    # NumPy's word for texts of any length.
+    return "object" if tensor.dtype == "string" else str(tensor.dtype)
+
+
 def _names(structure: Any, otherwise: list[str]) -> list[str]:
     """Return a name for each tensor of a structure: a dict's keys, else the tensors' own names, each once."""
     if isinstance(structure, dict) and len(structure) == len(otherwise):
@@ -157,7 +163,11 @@ def _compiled(model: Any, call: _Call, tensors: Sequence[Any]) -> Callable[[_Arr
         return _concrete(call, tensors)
     if backend == "jax":
         return _jitted(model, call)
-    return _called(call)
+    if backend == "torch":
+        import torch
+
+        return _called(call, torch.inference_mode)
+    return _called(call, nullcontext)
 
 
 def _concrete(call: _Call, tensors: Sequence[Any]) -> Callable[[_Arrays], _Arrays]:
@@ -190,11 +200,9 @@ def _jitted(model: Any, call: _Call) -> Callable[[_Arrays], _Arrays]:
     return compute
 
 
-def _called(call: _Call) -> Callable[[_Arrays], _Arrays]:
-    from torch import inference_mode
-
+def _called(call: _Call, inference: Callable[[], AbstractContextManager[Any]]) -> Callable[[_Arrays], _Arrays]:
     def compute(arrays: _Arrays) -> _Arrays:
-        with inference_mode():
+        with inference():
             return [keras.ops.convert_to_numpy(each) for each in keras.tree.flatten(call(arrays))]
 
     return compute

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class OnnxRunner(BatchRunner):
     def __init__(self, path: Path, *, name: str, threads: int = 1) -> None:
         try:
             session = onnxruntime.InferenceSession(str(path), _options(threads), providers=["CPUExecutionProvider"])
+            inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
+            outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
+        except ModelError:
+            raise
         except Exception as error:
             # ONNX Runtime has a dozen errors of its own, none of which says what to do.
             text = " ".join(str(error).split())[:400]
@@ -64,28 +69,26 @@ class OnnxRunner(BatchRunner):
                 f"{name}: is no ONNX model that runs here, or is damaged ({text}); fetch it anew, or export it for "
                 f"an opset that onnxruntime {onnxruntime.__version__} knows"
             ) from error
-        inputs = tuple(_spec(each, name, "input") for each in session.get_inputs())
-        outputs = tuple(_spec(each, name, "output") for each in session.get_outputs())
         names = [spec.name for spec in outputs]
 
         def run(given: Tensors) -> dict[str, NDArray[Any]]:
-            found = session.run(names, {key: _texts(key, value) for key, value in given.items()})
-            return dict(zip(names, found, strict=True))
+            return dict(zip(names, session.run(names, given), strict=True))
 
-        super().__init__(run, inputs=inputs, outputs=outputs, model=name)
+        def run_texts(given: Tensors) -> dict[str, NDArray[Any]]:
+            # ONNX Runtime's texts are Python's, the protocol's are bytes.
+            found = run({each: _decoded(each, value) for each, value in given.items()})
+            return {each: _each(value, str.encode) for each, value in found.items()}
+
+        texts = any(spec.datatype == "BYTES" for spec in (*inputs, *outputs))
+        super().__init__(run_texts if texts else run, inputs=inputs, outputs=outputs, model=name)
 
 
-def _texts(name: str, value: NDArray[Any]) -> NDArray[Any]:
+def _decoded(name: str, value: NDArray[Any]) -> NDArray[Any]:
     """Return bytes as the text that ONNX Runtime takes; it would make `b'x'` of b'x', four letters."""
-    if value.dtype != object:
-        return value
     try:
-        items = [item.decode() if isinstance(item, bytes) else item for item in value.ravel().tolist()]
+        return _each(value, lambda item: item.decode() if isinstance(item, bytes) else item)
     except UnicodeDecodeError as error:
         raise ModelError(f"{name!r} has bytes that are no UTF-8 text, and ONNX models take text") from error
-    made = np.empty(len(items), object)
-    made[:] = items
-    return made.reshape(value.shape)
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:
@@ -94,14 +97,20 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _ONLY_ERRORS
-    # A plan of the memory for each length of a batch takes more memory, and saves no time.
-    options.enable_mem_pattern = False
     # A plan of the memory for each batch length that was ever seen holds megabytes and saves nothing that was measured.
     options.enable_mem_pattern = False
     # Threads that spin between two batches take the core from whoever answers the network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     return options
+
+
+def _each(value: NDArray[Any], convert: Callable[[Any], Any]) -> NDArray[Any]:
+    if value.dtype != object:
+        return value
+    made = np.empty(value.size, object)
+    made[:] = [convert(each) for each in value.ravel().tolist()]
+    return made.reshape(value.shape)
 
 
 def _spec(argument: Any, model: str, what: str) -> TensorSpec:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...core.errors import ModelError
 from ...core.files import local_path, sha256_of, shown
 from ..verification import expected_sha256, suffix_of, verified
-from . import protobuf
+from . import flatbuffer, protobuf
 from .formats import Format, format_of
 
 if TYPE_CHECKING:
@@ -83,6 +83,8 @@ def open_runner(
     folder = here.is_dir() if here is not None else suffix_of(path) == ""
     with verified(path, sha256, folder=folder) as local:
         form = format_of(local, name=name)
+        if form == "litert":
+            flatbuffer.check_litert(local, name=name)
         if form == "onnx":
             _check_onnx(local, name, expected_sha256(path, sha256))
         try:

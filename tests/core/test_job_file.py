@@ -198,14 +198,15 @@ def test_the_example_of_the_reference_is_read(tmp_path):
             "FederatedLearningJob",
             "FederatedLearnigJob",
             (
-                "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, Dataset, Model; "
+                "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, "
+                "JointInferenceService, Dataset, Model; "
                 "did you mean FederatedLearningJob?"
             ),
         ),
         (
             "kind: FederatedLearningJob\n",
             "",
-            "job.yaml:1: kind is None, expected one of FederatedLearningJob, Dataset, Model",
+            "job.yaml:1: kind is None, expected one of FederatedLearningJob, JointInferenceService, Dataset, Model",
         ),
         (
             "v1alpha1",
@@ -241,10 +242,13 @@ def test_no_edges_and_a_bad_environment_variable_are_told(refusal):
     assert "'A=B' names no environment variable" in refusal(JOB + "  env: {A=B: x}\n")
 
 
-def test_of_many_wrong_fields_the_first_three_are_told(refusal):
-    told = refusal(JOB + "".join(f"  wrong{i}: 1\n" for i in range(5))).splitlines()
-    assert len(told) == 4
-    assert told[-1] == "… and 2 more"
+def test_wrong_fields_are_told_in_the_files_order_the_first_ten(refusal):
+    text = JOB.replace("kind:", "wrong: 1\nkind:") + "".join(f"  wrong{i}: 1\n" for i in range(12))
+    told = refusal(text).splitlines()
+    assert told[-1] == "… and 3 more"
+    lines = [int(line.split(":")[1]) for line in told[:-1]]
+    assert len(lines) == 10
+    assert lines == sorted(lines)
 
 
 @pytest.mark.parametrize(
@@ -380,8 +384,8 @@ def test_documents_that_cannot_stand_together_are_told(refusal):
     assert "holds two Dataset documents called 'one'; rename or remove one" in refusal(
         JOB + DATASET.format("one") + DATASET.format("one")
     )
-    assert "holds 2 FederatedLearningJob documents, expected exactly one" in refusal(JOB + "---\n" + JOB)
-    assert "holds 0 FederatedLearningJob documents" in refusal(MODEL)
+    assert "holds 2 jobs, expected exactly one" in refusal(JOB + "---\n" + JOB)
+    assert "holds 0 jobs" in refusal(MODEL)
 
 
 def test_a_wrong_field_in_a_later_document_is_told_with_its_line_in_the_file(refusal):

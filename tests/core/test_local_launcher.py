@@ -17,8 +17,8 @@ import pytest
 from solar_corona.core import local_launcher
 from solar_corona.core.errors import ExitCode, JobFailedError, PlatformError
 from solar_corona.core.local_launcher import LocalLauncher, free_port, port_is_free
-from solar_corona.core.plan import Plan, Worker
 from solar_corona.core.run_folder import RunFolder, is_alive
+from solar_corona.core.workers import Plan, Worker
 
 FOREVER = "import time; time.sleep(600)"
 DONE = ""
@@ -48,7 +48,9 @@ def _worker(name, code, *, role="edge", restarts=20):
 
 
 def _launcher(folder, *workers):
-    return LocalLauncher(folder, Plan("digits", "r1", tls=False, workers=workers), cwd=folder.path)
+    return LocalLauncher(
+        folder, Plan("digits", "r1", tls=False, address="127.0.0.1:9", workers=workers), cwd=folder.path
+    )
 
 
 def _pids(folder):
@@ -247,13 +249,14 @@ LAUNCH = """
 import sys
 from pathlib import Path
 from solar_corona.core.local_launcher import LocalLauncher
-from solar_corona.core.plan import Plan, Worker
+from solar_corona.core.workers import Plan, Worker
 from solar_corona.core.run_folder import RunFolder
 forever = (sys.executable, "-S", "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)")
 roles = {"superlink": "superlink", "server": "server", "a": "edge"}
 workers = tuple(Worker(name, role, forever, None) for name, role in roles.items())
 folder = RunFolder(Path(sys.argv[1]))
-LocalLauncher(folder, Plan("digits", "r1", False, workers), cwd=folder.path).run(tick=lambda: None, has_result=bool)
+plan = Plan("digits", "r1", False, "127.0.0.1:9", workers)
+LocalLauncher(folder, plan, cwd=folder.path).run(tick=lambda: None, has_result=bool)
 """
 
 

@@ -13,8 +13,10 @@ import pytest
 from solar_corona.core.context_document import ContextDocument
 from solar_corona.core.errors import SpecError
 from solar_corona.core.job_file import JobFile
-from solar_corona.core.plan import Placement, Plan, is_absolute, plan
+from solar_corona.core.plan import plan
+from solar_corona.core.sources import is_absolute
 from solar_corona.core.spec import API_VERSION, Dataset, FederatedLearningJob, Model
+from solar_corona.core.workers import Placement, Plan
 
 PLACE = Placement(
     run="r1",
@@ -199,7 +201,7 @@ def test_the_command_is_the_script_or_what_the_job_says():
     assert plan(_file(), PLACE).workers[-1].command == (
         "/bin/python",
         "-m",
-        "solar_corona.fl_client.worker",
+        "solar_corona.lib.script_worker",
         "/job/train.py",
     )
     assert plan(_file(command=["python", "x.py"]), PLACE).workers[-1].command == ("python", "x.py")

@@ -20,6 +20,7 @@ from solar_corona.core.run_folder import (
     RunState,
     WorkerFailure,
     find_run,
+    hold_job,
     is_alive,
     new_run,
     process_start_of,
@@ -160,11 +161,11 @@ def test_a_process_number_that_another_got_since_is_not_the_launcher(folder):
     assert folder.stop() is False
 
 
-def test_stop_asks_the_launcher_as_ctrl_c_would(folder):
+def test_stop_asks_the_launcher_to_end(folder):
     process = _sleeper()
     folder.write_state(_state(process.pid, process_start=process_start_of(process.pid)))
     assert folder.stop() is True
-    assert process.wait(10) == -signal.SIGINT
+    assert process.wait(10) == -signal.SIGTERM
 
 
 def test_failures_are_kept_and_forgotten(folder):
@@ -183,13 +184,30 @@ def test_a_state_written_by_a_newer_version_is_read(folder):
     assert folder.phase() == "succeeded"
 
 
+BEGIN = """
+import os, signal, sys
+from pathlib import Path
+from solar_corona.core.run_folder import RunFolder
+RunFolder(Path(sys.argv[1])).begin("digits")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_run_whose_launcher_died_before_it_started_anything_has_failed(folder):
+    dying = subprocess.run([sys.executable, "-c", BEGIN, str(folder.path)], check=False)
+    assert dying.returncode == -signal.SIGKILL
+    assert folder.phase() == "failed"
+    folder.begin("digits")
+    assert folder.phase() == "starting"
+
+
 # --- the lock
 
 HOLD = """
 import sys
 from pathlib import Path
-from solar_corona.core.run_folder import RunFolder
-with RunFolder(Path(sys.argv[1])).locked():
+from solar_corona.core.run_folder import hold_job
+with hold_job(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -197,7 +215,7 @@ with RunFolder(Path(sys.argv[1])).locked():
 
 def test_a_job_runs_once_at_a_time_and_again_after_a_kill(folder):
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder.path.parent / "r0")],
+        [sys.executable, "-c", HOLD, str(folder.path.parent)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -206,19 +224,19 @@ def test_a_job_runs_once_at_a_time_and_again_after_a_kill(folder):
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(PlatformError, match=rf"job digits is running already.*process {holder.pid}.*stop"),
-            folder.locked(),
+            hold_job(folder.path.parent),
         ):
             pass
         holder.kill()
         holder.wait()
-    with folder.locked():
+    with hold_job(folder.path.parent):
         pass
 
 
 def test_the_lock_is_free_again_after_an_error(folder):
-    with pytest.raises(RuntimeError), folder.locked():
+    with pytest.raises(RuntimeError), hold_job(folder.path.parent):
         raise RuntimeError
-    with folder.locked():
+    with hold_job(folder.path.parent):
         pass
 
 
@@ -270,8 +288,11 @@ def test_what_there_is_no_run_of_is_told(tmp_path):
 
 def test_a_run_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(PlatformError, match="cannot be made: Not a directory"):
+    told = r"cannot be written: Not a directory; name another place for run folders in SOLAR_CORONA_RUNS"
+    with pytest.raises(PlatformError, match=told):
         new_run(tmp_path / "job.yaml", "digits", tmp_path / "runs")
+    with pytest.raises(PlatformError, match=told), hold_job(tmp_path / "runs" / "digits"):
+        pass
 
 
 def test_the_workers_of_a_run_are_those_with_a_log(tmp_path):

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from solar_corona.core.documents import KINDS
 from solar_corona.core.errors import SpecError
-from solar_corona.core.job_file import KINDS
 from solar_corona.core.schema import job_file_schema
 
 
@@ -58,5 +58,5 @@ def test_no_schema_says_what_a_clusters_schema_cannot():
 def test_an_unknown_kind_is_told_with_the_nearest():
     with pytest.raises(SpecError, match=r"there is no kind 'Datset'; did you mean Dataset\?"):
         job_file_schema("Datset")
-    with pytest.raises(SpecError, match="known: FederatedLearningJob, Dataset, Model"):
+    with pytest.raises(SpecError, match="known: FederatedLearningJob, JointInferenceService, Dataset, Model"):
         job_file_schema("X")

@@ -9,14 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from solar_corona.core.job_file import read_job_file
+from solar_corona.core.job_file import read_any_job_file, read_job_file
 from solar_corona.tests.docs.pages import ROOT, copy_examples, shell
 
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[0-9][0-9]_*") if (path / "job.yaml").is_file())
+SERVICES = [
+    n for n in EXAMPLES if read_any_job_file(ROOT / "examples" / n / "job.yaml").job.kind != "FederatedLearningJob"
+]
+TRAINED = [name for name in EXAMPLES if name not in SERVICES]
 _FEW_ROUNDS = "--set spec.aggregation.rounds=2"
 # The other examples are about something else than processes, so their edges may share one.
 _OWN_PROCESSES = ("01_digits", "05_own_trainable")
 _NEEDS = {"03_torch": "torch"}
+# What signatures must find in the data of examples about similar tasks: sets of tasks, each within one group.
+_ALIKE = {
+    "06_phone_and_watch": [{f"person-{i}/watch" for i in (1, 2, 3, 4, 7, 8)}, {"person-5/phone", "person-7/phone"}],
+    "07_writers": [{f"{kind}-{i}/all" for i in range(3)} for kind in ("employees", "students")],
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +51,14 @@ def test_the_job_of_an_example_validates(name: str, folder: Path) -> None:
 
 
 @pytest.mark.system
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs_to_its_end(name: str, folder: Path) -> None:
     if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
         pytest.skip(f"{_NEEDS[name]} is not installed; scripts/install-torch .venv installs it")
     how = "" if name in _OWN_PROCESSES else "--in-process"
     job = folder / "examples" / name / "job.yaml"
-    printed = shell(f"solar-corona run {job} --json {how} {_FEW_ROUNDS} 2>{folder}/errors.txt", folder)
+    printed = shell(f"solar-corona run {job} --json {how} {_FEW_ROUNDS} 2>{folder}/errors.txt", folder, timeout=290)
     records = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert records[-1]["result"] == "succeeded"
     spec = read_job_file(job).job.spec
@@ -59,6 +69,26 @@ def test_an_example_runs_to_its_end(name: str, folder: Path) -> None:
     assert last["loss"] < first["loss"]
     assert spec.output.model is not None
     assert (job.parent / spec.output.model).is_file()
+    if name in _ALIKE:
+        told = next(r for r in records if r.get("event") == "tasks-grouped")
+        group_of = {f"{task['edge']}/{task['task']}": task["group"] for task in told["tasks"]}
+        found = [{group_of[task] for task in tasks} for tasks in _ALIKE[name]]
+        assert all(len(groups) == 1 for groups in found), f"tasks that are alike are apart: {group_of}"
+        assert len(set.union(*found)) == len(found), f"tasks that differ are together: {group_of}"
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_example_answers_every_sample(name: str, folder: Path) -> None:
+    job = folder / "examples" / name / "job.yaml"
+    printed = shell(f"solar-corona run {job} --json 2>{folder}/errors.txt", folder)
+    records = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert records[-1]["result"] == "succeeded"
+    edges = json.loads(shell(f"solar-corona status {job} --json", folder))["edges"]
+    for edge in edges.values():
+        assert edge["frames"] > 100
+        assert edge["degraded"] == 0
+        assert edge["sources"]["cloud"]["answers"] == edge["uploads"] > 0
 
 
 @pytest.mark.system

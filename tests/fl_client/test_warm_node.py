@@ -129,6 +129,26 @@ def test_connecting_is_tried_again_while_the_server_is_away():
     assert link.calls == ["connect"] * 4 + ["close"]
 
 
+def test_an_edge_that_waits_for_its_server_says_why_and_not_with_each_try(monkeypatch, caplog):
+    monkeypatch.setattr(warm_node, "_TELL_AFTER", 0.0)
+    link = ScriptedLink(message(Verb.FINISH, round=3), connects=[TemporaryError("port 9092 does not answer")] * 3)
+    with caplog.at_level("INFO"):
+        serve(node(), link)
+    told = [r.getMessage() for r in caplog.records if r.name == warm_node.__name__]
+    assert ["port 9092 does not answer" in text and "--ca" in text for text in told] == [True, False, False]
+    assert told[1:] == ["connected; waiting for the server", "the job is done after round 3"]
+
+
+def test_each_round_leaves_a_line_in_the_edges_log(caplog):
+    link = ScriptedLink(message(Verb.TRAIN, round=1), message(Verb.TRAIN, round=2), message(Verb.FINISH, round=2))
+    with caplog.at_level("INFO"):
+        serve(node(), link)
+    assert [t for t in caplog.messages if t.startswith("round ")] == [
+        "round 1: trained on 5 samples, 0.0 s",
+        "round 2: trained on 5 samples, 0.0 s",
+    ]
+
+
 def test_a_link_that_stays_lost_is_given_up():
     link = ScriptedLink(connects=[TemporaryError("no answer")] * 50)
     with pytest.raises(TemporaryError, match="no answer"):

@@ -23,6 +23,7 @@ from solar_corona.lib.exchange import Answer, Instruction, Verb
 from solar_corona.lib.flower_objects import identify_as_server
 from solar_corona.strategies import FedAvg
 
+EXPORTED: dict[str, Any] = {"suffix": ".keras", "versions": {"keras": "3"}}
 LATE = 0.6  # seconds; beyond the round's deadline of most tests
 
 
@@ -38,6 +39,7 @@ class ScriptedEdge:
     initial: str = "good"
     final: str = "good"
     says: str | None = None
+    hello: int | None = None  # an error's code in place of an answer to the greeting
     seen: list[tuple[Verb, int]] = field(default_factory=list)
     model: float = 0.0
 
@@ -59,6 +61,8 @@ class ScriptedEdge:
         if content.array_records:
             self.model = float(next(iter(content.array_records.values()))["w"].numpy()[0])
         match instruction.verb:
+            case Verb.HELLO if self.hello is not None:
+                return "stay", Error(code=self.hello, reason="no answer")
             case Verb.HELLO:
                 return "stay", self.said({}, arrays=exchange.array_specs(self.arrays(0.0)))
             case Verb.INITIAL:
@@ -68,11 +72,12 @@ class ScriptedEdge:
             case Verb.EVALUATE:
                 return "stay", self.said({"metrics": self.metrics()})
             case Verb.EXPORT:
-                return "stay", self.said({"model": ConfigRecord({"data": f"{self.model}".encode()})}, suffix=".keras")
+                return "stay", self.said({"model": ConfigRecord({"data": f"{self.model}".encode()})}, **EXPORTED)
             case Verb.FINISH:
                 if self.final == "silent":
                     return "stay", None
-                return "stay", self.said({"metrics": self.metrics()})
+                what = "leave" if self.final == "leaves" else "stay"
+                return what, self.said({"metrics": self.metrics()})
         return "stay", self.said({})
 
     def _first(self) -> tuple[str, RecordDict | Error | None]:
@@ -111,6 +116,8 @@ class ScriptedEdge:
                 records[exchange.EVALUATION] = exchange.to_metrics(self.eval_samples, {"mae": 1.0})
             case "bad-evaluation":
                 records[exchange.EVALUATION] = MetricRecord({"loss": 1.0})
+            case "more-evaluations":
+                records[exchange.evaluation_key("arrays/one/one")] = self.metrics()
             case "raise":
                 return "stay", self.said({}, failed="Traceback …", error="ValueError: no such column")
             case "error":
@@ -138,6 +145,7 @@ class ScriptedGrid(Grid):
         self.sent: list[tuple[str, Verb, int]] = []
         self.joins: list[tuple[float, ScriptedEdge]] = []
         self._replies: dict[str, tuple[float, int, Message]] = {}
+        self._leaving: list[tuple[str, int, Message]] = []
         for edge in edges:
             self.join(edge)
 
@@ -151,6 +159,10 @@ class ScriptedGrid(Grid):
         for due, edge in [j for j in self.joins if j[0] <= now]:
             self.joins.remove((due, edge))
             self.join(edge)
+        for message_id, node_id, reply in self._leaving:
+            del self.nodes[node_id]
+            self._replies[message_id] = (now, node_id, reply)
+        self._leaving.clear()
         return list(self.nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -172,6 +184,8 @@ class ScriptedGrid(Grid):
             del self.nodes[node_id]
             if what == "back":
                 self.joins.append((time.monotonic() + 0.02, edge))
+        elif reply is not None and what == "leave":  # both at once, just before the server looks who is there
+            self._leaving.append((message_id, node_id, Message(reply, reply_to=message)))
         elif reply is not None:
             self._replies[message_id] = (due, node_id, Message(reply, reply_to=message))
         return message_id

@@ -9,7 +9,6 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -30,46 +29,7 @@ from solar_corona.core.events import (
 from solar_corona.core.run_folder import RunFolder, RunState
 from solar_corona.core.spec import FederatedLearningJob
 from solar_corona.fl_server.report import write_report
-
-_VOID = {"meta", "br", "link", "img", "hr", "input"}
-
-
-class _Page(HTMLParser):
-    """Checks that every element is closed in order, and keeps what tests ask about."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.parts: list[str] = []
-        self.style = ""
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] == "style":
-            self.style += data
-        else:
-            self.parts.append(data)
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"\s+", " ", " ".join(self.parts))
-
-    def count(self, tag: str, kind: str | None = None) -> int:
-        return sum(1 for name, attrs in self.elements if name == tag and kind in (None, attrs.get("class")))
+from solar_corona.tests.fl_server.report_pages import Page
 
 
 @pytest.fixture
@@ -133,12 +93,12 @@ def _whole_run(edges: int, rounds: int) -> list[Event]:
     return [*events, last, JobFinished(model="out/model.keras", seconds=42.0)]
 
 
-def _written(folder: RunFolder, events: list[Event], job: FederatedLearningJob | None = None) -> _Page:
+def _written(folder: RunFolder, events: list[Event], job: FederatedLearningJob | None = None) -> Page:
     for event in events:
         folder.append(event)
     path = write_report(folder, job=job or _job())
     assert path == folder.report
-    return _Page(path.read_text(encoding="utf-8"))
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_the_headline_says_how_a_run_went_in_one_sentence(folder: RunFolder) -> None:

@@ -13,6 +13,7 @@ from solar_corona.core.events import EdgeJoined, EdgeLeftOut, Warned
 from solar_corona.fl_server.mail import Mail, Outgoing
 from solar_corona.fl_server.roster import Roster, describe_difference
 from solar_corona.lib.exchange import ArraySpec, Instruction, Verb
+from solar_corona.lib.flower_objects import NODE_GONE
 
 
 @dataclass
@@ -61,6 +62,15 @@ def test_edges_are_greeted_once_and_stand_in_the_jobs_order(here, edge):
     assert [m.edge for m in place.roster.members()] == ["a", "b"]
     assert place.turn() == ([], [])
     assert [verb for _, verb, _ in place.grid.sent] == [Verb.HELLO, Verb.HELLO]
+
+
+def test_a_node_whose_process_is_no_more_is_no_news_and_one_with_an_error_is(here, edge):
+    place = here(edge("a"), edge("b", hello=NODE_GONE))
+    events, _ = place.turn()
+    assert [type(e) for e in events] == [EdgeJoined]
+    assert place.roster.missing() == ["b"]
+    events, _ = here(edge("a", hello=2)).turn()
+    assert [e.message for e in events] == ["a node answered the greeting with an error and is left out: no answer"]
 
 
 def test_it_is_not_looked_more_often_than_asked_for(here, edge):

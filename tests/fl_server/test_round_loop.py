@@ -46,7 +46,7 @@ def test_all_rounds_run_and_every_edge_gets_the_final_model(run_job, edge):
     ran = ok(run_job(edge("a"), edge("b"), rounds=3, min_edges=2))
     assert ran.rounds == [1, 2, 3]
     assert ran.model == 3.0
-    assert (ran.exported.data, ran.exported.suffix) == (b"3.0", ".keras")
+    assert (ran.exported.data, ran.exported.suffix, ran.exported.versions) == (b"3.0", ".keras", {"keras": "3"})
     assert sorted(e.edge for e in ran.of(EdgeFinished)) == ["a", "b"]
     assert {e.model for e in ran.grid.nodes.values()} == {3.0}
     assert [(e.round, e.asked, e.replied) for e in ran.of(RoundFinished)] == [(1, 2, 2), (2, 2, 2), (3, 2, 2)]
@@ -297,6 +297,19 @@ def test_one_edge_is_enough_to_save_the_final_model(run_job, edge):
 def test_an_edge_that_takes_the_final_model_without_a_word_does_not_keep_the_job(run_job, edge):
     ran = ok(run_job(edge("a"), edge("b", final="silent"), rounds=1, min_edges=2))
     assert [e.edge for e in ran.of(EdgeFinished)] == ["a"]
+
+
+def test_an_edge_that_confirms_the_final_model_and_leaves_at_once_is_heard(run_job, edge):
+    ran = ok(run_job(edge("a"), edge("b", final="leaves"), rounds=1, min_edges=2, deadline=10.0))
+    assert sorted(e.edge for e in ran.of(EdgeFinished)) == ["a", "b"]
+    assert sorted(ran.of(RoundEvaluated)[-1].edges) == ["a", "b"]
+
+
+def test_what_edges_measure_of_other_models_does_not_add_to_the_score_before_the_first_round(run_job, edge):
+    ran = ok(run_job(*(edge(name, {1: "more-evaluations"}) for name in "ab"), rounds=1, min_edges=2))
+    first = ran.of(RoundEvaluated)[0]
+    assert first.round == 0
+    assert first.metrics["loss"] == first.edges["a"]["loss"] == 10.0
 
 
 # --- strategies

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from solar_corona.core.events import EdgeFinished, EdgeJoined, Event, JobStarted, RoundEvaluated
+from solar_corona.fl_server.outcomes import Outcomes
 from solar_corona.fl_server.progress import RunView
-from solar_corona.fl_server.summary import Outcomes, print_summary
+from solar_corona.fl_server.summary import print_summary
 
 
 def _view(

@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from solar_corona.core.context_document import ContextDocument
 from solar_corona.core.errors import SpecError
 from solar_corona.core.job_file import JobFile, read_job_file
-from solar_corona.core.plan import Placement, plan
+from solar_corona.core.plan import plan
 from solar_corona.core.security import make_credentials, make_runtime_secret
 from solar_corona.core.spec import FederatedLearningJob
+from solar_corona.core.workers import Placement
 from solar_corona.k8s import render, to_yaml
 
 IMAGE = "example/digits:1"

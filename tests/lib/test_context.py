@@ -63,7 +63,7 @@ def test_a_missing_parameter_is_told_with_the_nearest_name_and_all_there_are(in_
         "Add it under spec.parameters, or give a default"
     )
     in_job(_document())
-    with pytest.raises(ContextError, match="the job has no parameter 'zzz'; It has none"):
+    with pytest.raises(ContextError, match="the job has no parameter 'zzz'; it has none"):
         context.get_parameters("zzz")
 
 

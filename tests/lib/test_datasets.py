@@ -219,7 +219,7 @@ def test_the_usual_names_are_taken_only_if_nothing_else_is_in_the_file(tmp_path)
     np.savez(path, x_train=X, y_train=Y)
     assert len(load_dataset(path).x) == 4
     np.savez(path, x_train=X, y_train=Y, x_test=X, y_test=Y)
-    with pytest.raises(DatasetError, match=r"no array 'x'.*It has x_train, y_train, x_test, y_test; set x"):
+    with pytest.raises(DatasetError, match=r"no array 'x'; it has x_train, y_train, x_test, y_test; set x"):
         load_dataset(path)
     assert len(load_dataset(DatasetSource(path=str(path), x="x_test", y="y_test")).y) == 4
 
@@ -331,7 +331,8 @@ def test_labels_that_are_no_whole_numbers_are_float32(tmp_path):
         ("a,b,y\n1,,0\n2,,0\n", r"column 'b' has 2 missing value\(s\), the first in row 1"),
         ("a,b,y\n1,2,0\n2,NaN,0\n", r"column 'b' has 1 missing value\(s\), the first in row 2"),
         ("a,y\n1,cat\n2,\n", r"column 'y' has 1 missing value\(s\), the first in row 2"),
-        ("town,y\nOslo,0\n", r"column 'town' holds string, such as 'Oslo', expected numbers"),
+        ("town,y\nOslo,0\n", r"column 'town' holds string, such as 'Oslo' in row 1, expected numbers"),
+        ("a,y\n1,0\n2,0\nn/k,0\n", r"column 'a' holds string, such as 'n/k' in row 3, expected numbers"),
         ("a,a,y\n1,2,0\n", r"column 'a' stands more than once"),
         ("a,y\n1,2,3\n", r"cannot be read as CSV .*Expected 2 columns, got 3"),
         ("", r"cannot be read as CSV"),

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from solar_corona.core.errors import DatasetError, WireError
 from solar_corona.lib.signature_distance import without_labels
+from solar_corona.lib.signature_format import UNLABELLED
 from solar_corona.lib.signatures import (
     InputMoments,
     Signature,
@@ -41,9 +42,8 @@ def _data(seed=0, count=300, classes=10, shift=0.0, shape=(6, 6)):
 def signatures(draw):
     dimension = draw(st.integers(1, 9))
     labelled = draw(st.booleans())
-    ids = (
-        sorted(draw(st.sets(st.integers(0, 2**31 - 1), max_size=5))) if labelled else draw(st.sampled_from([[], [-1]]))
-    )
+    labels = st.sets(st.integers(1 - 2**31, 2**31 - 1), max_size=5)
+    ids = sorted(draw(labels)) if labelled else draw(st.sampled_from([[], [UNLABELLED]]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     shape = (len(ids), dimension)
     means = rng.uniform(-1, 1, shape) * np.sqrt(2 / dimension)
@@ -176,7 +176,7 @@ def test_taking_the_labels_off_gives_the_signature_without_labels():
     x, y = _data()
     bare, taken = sign(x, None, SPEC), without_labels(sign(x, y, SPEC))
     assert not bare.labelled
-    assert taken.classes.tolist() == bare.classes.tolist() == [-1]
+    assert taken.classes.tolist() == bare.classes.tolist() == [UNLABELLED]
     np.testing.assert_allclose(taken.means, bare.means, atol=5e-4)
     np.testing.assert_allclose(taken.traces, bare.traces, rtol=5e-3)
     assert taken.squares[0] >= bare.squares[0] * 0.9

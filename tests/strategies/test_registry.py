@@ -168,3 +168,36 @@ def test_a_class_that_is_no_whole_strategy_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "half", SimpleNamespace(Half=Half))
     with pytest.raises(StrategySpecError, match=r"refuses its options {}: Can't instantiate abstract class Half"):
         create("half:Half")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options", "message"),
+    [
+        ("fedadam", {"eta": "large"}, r"'fedadam': option eta is 'large', expected a valid number; set aggregation"),
+        ("fedadam", {"eta": "0.5"}, r"option eta is '0\.5', expected a valid number"),
+        ("krum", {"num_malicious_nodes": 1.5}, r"num_malicious_nodes is 1\.5, expected a valid integer"),
+        ("fedavg", {"train_metrics_aggr_fn": "mean"}, r"train_metrics_aggr_fn is 'mean', expected callable"),
+    ],
+)
+def test_a_value_of_another_type_than_the_signature_says_is_refused(algorithm, options, message):
+    with pytest.raises(StrategySpecError, match=message):
+        create(algorithm, options)
+
+
+def test_what_a_job_file_can_say_of_the_signatures_type_is_taken(monkeypatch):
+    class Shaped(FedAvg):
+        def __init__(self, shape: tuple[int, int] = (1, 1), **kwargs) -> None:
+            super().__init__(**kwargs)
+            self.given = shape
+
+    class Later(FedAvg):
+        def __init__(self, later: Unknown = None, **kwargs) -> None:  # noqa: F821
+            super().__init__(**kwargs)
+            self.given = later
+
+    monkeypatch.setitem(sys.modules, "own_strategy", SimpleNamespace(Shaped=Shaped, Later=Later))
+    assert create("own_strategy:Shaped", {"shape": [2, 3]}).given == [2, 3]
+    with pytest.raises(StrategySpecError, match="shape is"):
+        create("own_strategy:Shaped", {"shape": ["a", 3]})
+    assert create("own_strategy:Later", {"later": "x"}).given == "x"
+    assert create("fedadam", {"eta": 1}).eta == 1

@@ -3,55 +3,38 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord
 
 from benchmarks._simulation import Edge, Mlp, simulate
-from solar_corona.core.errors import StrategySpecError
+from solar_corona.core.errors import StrategyError, StrategySpecError, TemporaryError
 from solar_corona.core.spec import Tasks
-from solar_corona.lib.questions import Response
-from solar_corona.strategies import check_strategy, create
+from solar_corona.lib.flower_objects import identify_as_server
+from solar_corona.lib.records import arrays_in
+from solar_corona.strategies import FedAvg, check_strategy, create
+from solar_corona.strategies.checks import _reply
+from solar_corona.strategies.nodes import ReadyNodes
 from solar_corona.strategies.state import restore, state_of
-
-CENTRES = np.random.default_rng(7).normal(size=(2, 4, 12)).astype(np.float32)
-
-
-def samples(task, count, seed, classes=4):
-    """Two tasks with other inputs for the same classes."""
-    rng = np.random.default_rng(seed)
-    y = rng.integers(0, classes, count)
-    x = CENTRES[task][y] + 0.5 * rng.normal(size=(count, 12))
-    return x.astype(np.float32), y.astype(np.int64)
-
-
-def edge(name, task, seed, count=120, **more):
-    return Edge(name, Mlp(*samples(task, count, seed), *samples(task, 60, seed + 500), hidden=16, classes=4), **more)
-
-
-def fleet(count=8, *, tasks=2, **more):
-    return [edge(f"edge-{i}", i % tasks, i, **more) for i in range(count)]
+from solar_corona.strategies.trials import mean_model
+from solar_corona.tests.strategies.fleets import (
+    Pulled,
+    by_task,
+    edge,
+    finals,
+    fleet,
+    groups_in,
+    samples,
+    warnings_in,
+)
 
 
 def ours(rounds=6, **options):
     return create("similarity-grouping", options, min_edges=1, job={"rounds": rounds})
-
-
-def groups_in(run):
-    last = [e for e in run.events if e.event == "tasks-grouped"][-1]
-    return {(t.edge, t.task): t.group for t in last.tasks}
-
-
-def by_task(run, tasks=2):
-    """Each true task's set of groups."""
-    found = [set() for _ in range(tasks)]
-    for (name, _), group in groups_in(run).items():
-        found[int(name.rpartition("-")[2]) % tasks].add(group)
-    return found
-
-
-def finals(run):
-    return {e.edge: e for e in run.events if e.event == "edge-finished"}
 
 
 @pytest.mark.parametrize("base", ["fedavg", "fedadam", "krum"])
@@ -81,6 +64,14 @@ def test_edges_that_are_alike_are_one_group_whose_model_is_that_of_the_base_stra
         np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_what_a_question_costs_is_among_the_bytes_of_its_round():
+    run = simulate(fleet(), ours(guard_rounds=0), rounds=2)
+    first, second = (e for e in run.events if e.event == "round-finished")
+    (told,) = (e for e in run.events if e.event == "tasks-grouped")
+    assert told.signature_bytes == 8 * (14 + 4 * (24 + 2 * 64)), "the head, and four classes of 64 features"
+    assert told.signature_bytes < first.bytes_up - second.bytes_up < 2 * told.signature_bytes
+
+
 def test_the_order_of_edges_does_not_matter():
     forward, backward = (simulate(edges, ours(), rounds=2) for edges in (fleet(), fleet()[::-1]))
     assert _partition(forward) == _partition(backward)
@@ -100,6 +91,17 @@ def test_a_late_edge_gets_its_own_tasks_model_without_having_trained():
     x, y = samples(1, 400, 1234)
     assert groups_in(run)["edge-9", "all"] == groups_in(run)["edge-1", "all"]
     assert late.model.accuracy(x, y) > 0.9
+
+
+def test_the_first_model_that_a_late_edge_gets_is_its_own_tasks():
+    late = edge("edge-9", 1, 99, here=lambda r: r >= 4)
+    got = []
+    take = late.model.set_weights
+    late.model.set_weights = lambda weights: got.append({n: np.array(v) for n, v in weights.items()}) or take(weights)
+    run = simulate([*fleet(), late], ours(rounds=6), rounds=6, min_edges=8)
+    x, y = samples(1, 400, 1234)
+    assert groups_in(run)["edge-9", "all"] == groups_in(run)["edge-1", "all"]
+    assert late.model.accuracy(x, y, got[0]) > 0.9, "before it has trained, and though it came in the middle"
 
 
 def test_an_edge_with_two_tasks_trains_each_in_its_group_and_ends_with_both_models(tmp_path, monkeypatch):
@@ -159,100 +161,6 @@ def test_all_edges_different_train_each_for_itself():
         edges.append(Edge(f"edge-{i}", Mlp(x[:150], y[:150], x[150:], y[150:], hidden=16, classes=4)))
     run = simulate(edges, ours(guard_rounds=0), rounds=3)
     assert len(set(groups_in(run).values())) == 5
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lambda r: Response("survey", r.text, parts=tuple(p[:-3] for p in r.parts)),
-        lambda r: Response("survey", r.text, parts=tuple(b"\xff" * len(p) for p in r.parts)),
-        lambda r: Response("survey", r.text, parts=()),
-        lambda r: Response("survey", "{", parts=r.parts),
-        lambda r: Response("survey", '{"tasks": []}'),
-        lambda r: Response("other", refused="this edge will not say"),
-        lambda r: None,
-    ],
-)
-def test_a_signature_that_cannot_be_used_is_refused_and_the_job_goes_on(broken, monkeypatch):
-    from solar_corona.fl_client import survey
-
-    real = survey.Survey.respond
-
-    def respond(self, question):
-        response = real(self, question)
-        if self._edge != "edge-3":
-            return response
-        changed = broken(response)
-        if changed is not None:
-            return changed
-
-        class Bare:
-            def to_content(self):
-                return RecordDict({"x": ConfigRecord({"no": "answer"})})
-
-        return Bare()
-
-    monkeypatch.setattr(survey.Survey, "respond", respond)
-    run = simulate(fleet(), ours(rounds=6), rounds=6)
-    notes = [e.message for e in run.events if e.event == "warned"]
-    assert len([n for n in notes if "edge-3 gave no signature that can be used" in n]) == 1
-    assert "edge-3" in finals(run)
-    assert [e.replied for e in run.events if e.event == "round-finished"] == [8] * 6
-    assert groups_in(run)["edge-3", "all"] == groups_in(run)["edge-1", "all"], "its updates tell where it belongs"
-
-
-def test_an_edge_that_sends_anothers_signature_is_found_by_its_updates(monkeypatch):
-    from solar_corona.fl_client import survey
-
-    stolen = {}
-    real = survey.Survey.respond
-
-    def respond(self, question):
-        response = real(self, question)
-        if self._edge == "edge-0":
-            stolen["signature"] = response
-        return stolen["signature"] if self._edge == "edge-11" else response
-
-    monkeypatch.setattr(survey.Survey, "respond", respond)
-    edges = fleet(11)
-    x, y = samples(0, 120, 77)
-    poison = Mlp(x, (3 - y), *samples(0, 60, 78), hidden=16, classes=4)
-    run = simulate([*edges, Edge("edge-11", poison)], ours(rounds=6), rounds=6)
-    notes = [e.message for e in run.events if e.event == "warned"]
-    assert any("edge-11's updates do not fit" in n for n in notes)
-    assert not [n for n in notes if "do not fit" in n and "edge-11" not in n]
-
-
-def test_edges_without_labels_are_compared_by_inputs_and_that_is_said(monkeypatch):
-    from solar_corona.fl_client import edge_data
-
-    real = edge_data.EdgeData.samples
-
-    def without_labels(self, which, *, anew=False):
-        found = real(self, which, anew=anew)
-        return edge_data.Samples(found.x, None, found.tasks) if len(found) == 121 else found
-
-    monkeypatch.setattr(edge_data.EdgeData, "samples", without_labels)
-    edges = [*fleet(), edge("edge-8", 0, 321, count=121)]
-    run = simulate(edges, ours(rounds=2), rounds=2)
-    assert any("edge-8 has no labels" in e.message for e in run.events if e.event == "warned")
-    groups = groups_in(run)
-    assert groups["edge-8", "all"] == groups["edge-0", "all"]
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_an_edge_with_hardly_a_sample_joins_and_does_not_found(count):
-    tiny = Edge("edge-8", Mlp(*samples(0, count, 5), *samples(0, 20, 6), hidden=16, classes=4))
-    run = simulate([*fleet(), tiny], ours(rounds=2), rounds=2)
-    assert len(set(groups_in(run).values())) == 2
-
-
-def test_constant_features_and_one_class_do_not_stop_the_job():
-    odd = Edge(
-        "edge-8", Mlp(np.ones((90, 12), np.float32), np.zeros(90, np.int64), *samples(0, 20, 6), hidden=16, classes=4)
-    )
-    run = simulate([*fleet(), odd], ours(rounds=2), rounds=2)
-    assert "edge-8" in finals(run)
 
 
 def test_a_restored_strategy_goes_on_with_the_same_groups_models_and_trials():
@@ -352,3 +260,92 @@ def test_edges_that_mix_tasks_find_them_together():
     for i in (6, 7):
         assert len(run.nodes[f"edge-{i}"].split.names) == 1
     assert min(e.metrics["accuracy"] for e in finals(run).values()) > 0.9
+
+
+class Heavy(FedAvg):
+    """A plug-in: doubles each step that its group takes."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.sent = arrays
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(self, server_round, replies):
+        found, metrics = super().aggregate_train(server_round, replies)
+        if found is None:
+            return found, metrics
+        twice = {name: Array(2 * found[name].numpy() - self.sent[name].numpy()) for name in found}
+        return ArrayRecord(twice), metrics
+
+
+@pytest.mark.parametrize("base", ["fedadam", "krum", f"{__name__}:Heavy"])
+def test_a_group_trains_by_its_base_strategy_as_if_the_others_were_not_there(base, monkeypatch):
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(Heavy=Heavy))
+    strategy = ours(base=base, finetune=0, guard_rounds=0, transfer="none")
+    run = simulate(fleet(), strategy, rounds=4)
+    group = groups_in(run)["edge-0", "all"]
+    alone = [each for i, each in enumerate(fleet()) if i % 2 == 0]
+    simulate(alone, create(base), rounds=4)
+    expected = alone[0].model.get_weights()
+    for name, value in strategy._own.groups[group].arrays.items():
+        np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_base_strategy_tells_its_edges_reaches_them():
+    edges = fleet(kind=Pulled)
+    strengths = set()
+    for each in edges:
+        real = each.model.train
+        each.model.train = lambda config, real=real: strengths.add(config["proximal-mu"]) or real(config)
+    simulate(edges, ours(base="fedprox", base_options={"proximal_mu": 0.25}, finetune=0), rounds=2)
+    assert strengths == {0.25}
+
+
+def test_a_group_with_fewer_edges_than_its_base_strategy_wants_sits_out_and_that_is_said(monkeypatch):
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
+    edges = [edge(f"edge-{i}", int(i == 4), i) for i in range(5)]
+    run = simulate(edges, ours(base_options={"min_train_nodes": 3}), rounds=2)
+    told = [text for text in warnings_in(run) if "does not train" in text]
+    assert told[0] == (
+        "round 1: group-2 has 1 edge here, fewer than its base strategy waits for, and does not train; "
+        "lower base_options.min_available_nodes and min_train_nodes"
+    )
+    assert [e.replied for e in run.events if e.event == "round-finished"] == [4, 4]
+    assert "edge-4" in finals(run)
+
+
+def test_a_base_strategy_that_waits_for_more_edges_than_any_group_has_ends_the_job_with_that(monkeypatch):
+    monkeypatch.setattr("flwr.serverapp.strategy.strategy_utils.sleep", lambda _: None)
+    with pytest.raises(StrategyError, match="round 1: nobody can train: group-1 has 4 edges here, fewer than its base"):
+        simulate(fleet(), ours(base_options={"min_available_nodes": 9}), rounds=2)
+
+
+@pytest.mark.parametrize("name", ["similarity-grouping", "cfl"])
+def test_a_round_whose_replies_are_lost_leaves_base_strategies_as_they_were(name):
+    identify_as_server(1)
+    strategy = create(name, {"base": "fedadam"}, min_edges=1)
+    simulate(fleet(4), strategy, rounds=2)
+    messages = list(
+        strategy.configure_train(3, mean_model(_track(strategy)), ConfigRecord(), ReadyNodes(lambda: [1, 2]))
+    )
+    before = state_of(strategy)
+
+    def lost():
+        for message in messages[:2]:
+            models = arrays_in(message.content)
+            moved = {name: array.numpy() + 1 for name, array in next(iter(models.values())).items()}
+            yield _reply(message.metadata.dst_node_id, moved, keys=list(models))
+        raise TemporaryError("the SuperLink is gone")
+
+    with pytest.raises(TemporaryError):
+        strategy.aggregate_train(3, lost())
+    after = state_of(strategy)
+    assert before.keys() == after.keys()
+    for key, record in before.items():
+        if isinstance(record, ArrayRecord):
+            for one, other in zip(record.to_numpy_ndarrays(), after[key].to_numpy_ndarrays(), strict=True):
+                np.testing.assert_array_equal(one, other)
+    assert not [t for t in threading.enumerate() if t.name.startswith("aggregate-")]
+
+
+def _track(strategy):
+    return getattr(strategy, "_own", None) or strategy.track

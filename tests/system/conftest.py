@@ -97,9 +97,14 @@ class Job:
         change(document["spec"])
         self.file.write_text(yaml.safe_dump(document))
 
-    def start(self, *arguments: str, command: str = "run", job: bool = True) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, command: str = "run", job: bool = True, background: bool = False
+    ) -> subprocess.Popen[str]:
+        # As a shell without job control does for a command with & behind it.
+        shell = ["sh", "-c", """trap '' INT; exec "$@" """, "sh"] if background else []
+        program = [*shell, sys.executable, "-m", "solar_corona.cli", command]
         process = subprocess.Popen(
-            [sys.executable, "-m", "solar_corona.cli", command, *([str(self.file)] if job else []), *arguments],
+            [*program, *([str(self.file)] if job else []), *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,10 +11,10 @@ import pytest
 pytestmark = pytest.mark.system
 
 
-def assert_one_error(done, code: int, *words: str) -> None:
+def assert_one_error(done, code: int, *words: str, tracebacks: int = 0) -> None:
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stderr.count("error:") == 1, done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("Traceback") == tracebacks, done.stderr
     for word in words:
         assert word in done.stderr, f"{word!r} is not in: {done.stderr}"
 
@@ -42,10 +42,11 @@ def test_an_unknown_strategy_is_no_mystery(make_job):
     job = make_job(algorithm="fedagv")
     done = job.run()
     assert_one_error(done, 2, "there is no strategy 'fedagv'", "did you mean 'fedavg'?")
-    job.assert_no_leftovers()
+    assert not (job.folder / ".solar-corona").exists(), "nothing was started"
 
 
-def test_a_script_that_raises_ends_the_job_with_its_traceback_shown_once(make_job):
+@pytest.mark.parametrize("arguments", [(), ("--in-process",)], ids=["processes", "threads"])
+def test_a_script_that_raises_ends_the_job_with_its_traceback_shown_once(make_job, arguments):
     job = make_job(edges=3, rounds=4)
     job.hook(
         """
@@ -54,21 +55,25 @@ def test_a_script_that_raises_ends_the_job_with_its_traceback_shown_once(make_jo
                 raise RuntimeError("the sensor is upside down")
         """
     )
-    done = job.run()
-    assert_one_error(done, 1, "edge-1", "RuntimeError: the sensor is upside down")
+    done = job.run(*arguments)
+    assert_one_error(done, 1, "edge-1's script failed: RuntimeError: the sensor is upside down", tracebacks=1)
+    assert 'train.py", line' in done.stderr
+    assert "warm_node.py" not in done.stderr, "the frames between the script's own are of no use to its author"
     log = job.run_folder().log("edge-1").read_text()
     assert log.count("Traceback (most recent call last)") == 1
     assert "train.py" in log
     for other in ("edge-0", "edge-2"):
         assert "the sensor is upside down" in job.run_folder().log(other).read_text(), job.logs()
+    assert job.state().exit_code == 1
     job.assert_no_leftovers()
 
 
-def test_a_script_that_raises_before_fit_ends_the_job(make_job):
+@pytest.mark.parametrize("arguments", [(), ("--in-process",)], ids=["processes", "threads"])
+def test_a_script_that_raises_before_fit_ends_the_job(make_job, arguments):
     job = make_job()
     job.hook('raise ValueError("no such sensor")', "# BEFORE FIT")
-    done = job.run()
-    assert_one_error(done, 1, "ValueError: no such sensor")
+    done = job.run(*arguments)
+    assert_one_error(done, 1, "ValueError: no such sensor", tracebacks=1)
     job.assert_no_leftovers()
 
 
@@ -177,6 +182,7 @@ def test_the_same_job_twice_at_once_is_refused_and_two_jobs_are_not(make_job):
     running = first.start()
     first.wait_for(lambda: first.events("round-started"), "the first job runs")
     assert_one_error(first.run(), 4, "is running already", "solar-corona stop")
+    assert first.run_folder().phase() == "running", "what was refused must not be taken for the last run"
     assert second.run().returncode == 0
     running.communicate(timeout=60)
     assert running.returncode == 0
@@ -190,19 +196,20 @@ def test_a_port_in_use_is_said(make_job):
         port = taken.getsockname()[1]
         done = job.run("--port", str(port), command="server")
     assert_one_error(done, 4, f"port {port}", "in use", "--port")
+    assert not list(job.folder.glob(".solar-corona/*/*/job.yaml")), "nothing was started"
 
 
 def test_a_full_disk_while_checkpointing_is_one_clear_error(make_job):
     job = make_job(edges=2, rounds=3, algorithm="small_disk:SmallDisk")
     job.hook('model.weights["large"] = np.random.rand(500_000).astype(np.float32)', "# BEFORE FIT")
-    # The strategy lives in the server's process alone, and so does the limit that it sets there.
+    # A strategy works in the server's process alone, and so does the limit that it sets there.
     (job.folder / "small_disk.py").write_text(
         "import resource\n"
         "from flwr.serverapp.strategy import FedAvg\n"
         "class SmallDisk(FedAvg):\n"
-        "    def __init__(self, **options):\n"
-        "        super().__init__(**options)\n"
+        "    def configure_train(self, *arguments):\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))\n"
+        "        return super().configure_train(*arguments)\n"
     )
     done = job.run()
     assert_one_error(done, 4, "checkpoint", "the disk is full")

@@ -6,6 +6,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -103,9 +106,10 @@ def test_a_killed_launcher_takes_everything_with_it_and_the_run_can_be_resumed(s
     assert_each_round_counts_once(job, 6)
 
 
-def test_stop_ends_every_process_and_the_run_can_be_resumed(slow_job):
+@pytest.mark.parametrize("background", [False, True])
+def test_stop_ends_every_process_and_the_run_can_be_resumed(slow_job, background):
     job = slow_job()
-    process = job.start()
+    process = job.start(background=background)
     job.wait_for_round(2)
     assert "is stopped" in job.run(command="stop").stdout
     process.communicate(timeout=30)
@@ -132,6 +136,41 @@ def test_ctrl_c_ends_every_process(slow_job, moment):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     job.assert_no_leftovers()
+
+
+def test_a_request_to_stop_ends_a_job_in_the_background(slow_job):
+    job = slow_job()
+    process = job.start(background=True)
+    job.wait_for_round(1)
+    process.terminate()
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "job.yaml --resume" in err
+    job.assert_no_leftovers()
+
+
+def test_ctrl_c_again_and_again_still_ends_what_a_script_started(slow_job):
+    job = slow_job()
+    job.hook(
+        """
+        import signal, subprocess, sys
+        signal.signal(signal.SIGTERM, lambda *_: None)  # this script takes its time
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", solar_corona.context.get_edge_name()])
+        """,
+        "# BEFORE FIT",
+    )
+    process = job.start()
+    job.wait_for_round(1)
+    end = time.monotonic() + 3
+    while process.poll() is None and time.monotonic() < end:
+        os.killpg(process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.3)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    job.assert_no_leftovers()
+    assert job.run_folder().phase() == "stopped"
 
 
 def test_a_server_killed_while_it_lets_the_edges_go_has_its_model_already(slow_job):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -220,6 +221,49 @@ def test_a_stock_supernode_and_a_warm_node_serve_one_job(make_job, flower, algor
     told = job.events("tasks-grouped")
     assert [{t.group for t in e.tasks} for e in told] == ([] if algorithm == "fedavg" else [{"group-1"}])
     finish(job, warm)
+
+
+PULLED = """
+def pull_towards(self, anchor):
+    self.anchor = None if anchor is None else {name: np.array(value) for name, value in anchor.items()}
+
+Softmax.pull_towards, Softmax.anchor = pull_towards, None
+
+def before_training(model, round, edge):
+    if model.anchor is not None:
+        model.began = model.weights["kernel"].tolist()
+
+def after_training(model, round, edge):
+    if model.anchor is not None:
+        line = {"edge": edge, "began": model.began, "ended": model.weights["kernel"].tolist(),
+                "common": model.anchor["kernel"].tolist()}
+        with open("personal.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\\n")
+    time.sleep(0.5)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_personal_models_go_on_after_kills_of_server_and_edge_also_on_a_stock_supernode(make_job, flower):
+    job = make_job(edges=2, rounds=4, roundDeadline="100s", startDeadline="100s", algorithm="ditto")
+    job.hook(PULLED)
+    server, port = listening(job)
+    flower.supernode(port, "--node-config", f'job="{job.file}" edge="edge-1"')
+    warm = start_edge(job, "edge-0", port)
+    job.wait_for_round(1)
+    os.killpg(warm.pid, signal.SIGKILL)
+    job.kill("server")
+    start_edge(job, "edge-0", port)
+    out, err = server.communicate(timeout=220)
+    assert server.returncode == 0, out + err + flower.logs() + job.logs()
+    assert sorted(set(job.rounds())) == [1, 2, 3, 4]
+    lines = [json.loads(line) for line in (job.folder / "personal.jsonl").read_text().splitlines()]
+    for edge in ("edge-0", "edge-1"):
+        mine = [line for line in lines if line["edge"] == edge]
+        assert len(mine) >= 4
+        for i, line in enumerate(mine[1:], start=1):
+            assert line["began"] in [before["ended"] for before in mine[:i]], "it goes on from one of before"
+            assert line["began"] != line["common"]
 
 
 @pytest.mark.timeout(240)

@@ -28,7 +28,7 @@ def work(tmp_path):
             ).model_dump_json()
         document.write_text(context)
         ran = subprocess.run(
-            [sys.executable, "-m", "solar_corona.fl_client.worker", str(script), *arguments],
+            [sys.executable, "-m", "solar_corona.lib.script_worker", str(script), *arguments],
             env={**os.environ, CONTEXT_VARIABLE: str(document)},
             capture_output=True,
             text=True,
@@ -66,6 +66,25 @@ def test_a_script_that_raises_shows_its_traceback_once_and_no_frame_of_ours(work
     assert failure is not None
     assert (failure.error, failure.exit_code, failure.told) == ("KeyError: 'column'", 1, False)
     assert failure.traceback == ran.stderr
+
+
+def test_frames_of_ours_between_two_of_the_scripts_are_left_out_and_those_that_raise_are_kept(work):
+    code = """
+    import numpy, solar_corona
+
+    def parse(x, y):
+        return x["column"], y
+
+    numpy.savez(__file__ + ".npz", x=[1], y=[1])
+    solar_corona.load_dataset(__file__ + ".npz", parse)
+    """
+    ran, _ = work(code)
+    assert ran.stderr.index("line 8, in <module>") < ran.stderr.index("line 5, in parse")
+    assert "datasets.py" not in ran.stderr
+    ran, failure = work("import solar_corona\nsolar_corona.load_dataset(5)")
+    assert failure is not None
+    assert failure.error.startswith("TypeError")
+    assert failure.traceback.index("train.py") < failure.traceback.index("datasets.py")
 
 
 def test_what_caused_an_error_is_shown_before_it(work):
@@ -150,7 +169,7 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(work, tmp_path)
         ).model_dump_json()
     )
     ran = subprocess.run(
-        [sys.executable, "-m", "solar_corona.fl_client.worker", str(script)],
+        [sys.executable, "-m", "solar_corona.lib.script_worker", str(script)],
         env={**os.environ, CONTEXT_VARIABLE: str(document)},
         capture_output=True,
         text=True,
@@ -164,7 +183,11 @@ def test_a_report_that_cannot_be_written_does_not_hide_the_error(work, tmp_path)
 
 def test_without_a_script_its_use_is_told():
     ran = subprocess.run(
-        [sys.executable, "-m", "solar_corona.fl_client.worker"], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-m", "solar_corona.lib.script_worker"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert ran.returncode == 2
     assert ran.stderr.startswith("usage: ")

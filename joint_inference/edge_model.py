@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model on the edge: it answers, or has the deep model answer what is hard, and never waits for the cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core.errors import ModelError, NotAskedError, TemporaryError
+from ..lib.runners.runner import Runner
+from .deep_model import DeepAnswer, DeepModel
+from .inference import Inference
+from .offload import Decision, OffloadAlgorithm
+from .samples import Function, Given, given
+from .scores import ConfidenceFunction, is_boxes, scores_of
+from .statistics import EdgeStatistics, Recorder
+
+__all__ = ["EdgeModel"]
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 4
+_MOST_SAID = 100
+_Outputs = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class _Shallow:
+    """What the shallow model made of a call: its outputs, what `post_fun` made of them, and what is hard."""
+
+    given: Given
+    outputs: _Outputs
+    result: Any
+    decisions: Sequence[Decision | None]
+    seconds: float
+
+    def hard(self) -> list[int]:
+        return [place for place, decision in enumerate(self.decisions) if decision is not None and decision.upload]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What goes back to the script."""
+
+    result: Any
+    stories: list[Inference]
+
+
+class EdgeModel:
+    """A shallow model with a deep one behind it; `solar_corona.load_model` makes it.
+
+    `predict` is a drop-in for the model's own: it takes one sample or a batch and returns what the model, or
+    `post_fun`, returned before. It never raises because the cloud is away. Any number of threads may call it.
+
+    Parameters
+    ----------
+    runner
+        Runs the shallow model.
+    pre_fun, post_fun
+        What comes before and after it; None leaves data as it is.
+    algorithm
+        Decides which samples go to the deep model; None asks it for none.
+    deep_model
+        The deep model; None where there is none.
+    big_model_post_fun
+        What comes after the deep model; by default `post_fun`, and its outputs have to be like the shallow model's.
+    confidence_fun
+        Says how sure the model is, for models that are no classifiers or detectors; see `scores_of`.
+    recorder
+        Counts what happens.
+    name
+        The model's name, for status pages.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        pre_fun: Function | None = None,
+        post_fun: Function | None = None,
+        *,
+        algorithm: OffloadAlgorithm | None = None,
+        deep_model: DeepModel | None = None,
+        big_model_post_fun: Function | None = None,
+        confidence_fun: ConfidenceFunction | None = None,
+        recorder: Recorder | None = None,
+        name: str = "",
+    ) -> None:
+        self._runner, self._pre, self._post = runner, pre_fun, post_fun
+        self._algorithm, self._deep, self._deep_post = algorithm, deep_model, big_model_post_fun
+        self._confidence, self._name = confidence_fun, name
+        self._recorder = recorder or Recorder(name)
+        self._recorder.told(model=name)
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+
+    @property
+    def statistics(self) -> EdgeStatistics:
+        """What it has done so far."""
+        return self._recorder.snapshot()
+
+    def predict(self, sample: Any) -> Any:
+        """Return the answer for one sample or a batch, in the form that the model, or `post_fun`, gives it.
+
+        Raises
+        ------
+        ModelError
+            If the sample is not what the shallow model takes.
+        """
+        return self._answer(self._think(sample)).result
+
+    def infer(self, sample: Any) -> Inference | list[Inference]:
+        """Return the full story of the answer: one for a sample, a list for a batch; see `predict`."""
+        shallow = self._think(sample)
+        stories = self._answer(shallow).stories
+        return stories[0] if shallow.given.single else stories
+
+    async def predict_async(self, sample: Any) -> Any:
+        """Return what `predict` returns, without holding up the event loop."""
+        return await asyncio.to_thread(self.predict, sample)
+
+    def stream(self, frames: Iterable[Any], *, at_once: int = _AT_ONCE) -> Iterator[Inference]:
+        """Yield the story of each frame in order, and go on with the camera while the cloud answers.
+
+        Parameters
+        ----------
+        frames
+            Samples one by one, such as a camera's.
+        at_once
+            Frames that the deep model is asked about at the same time at most; while so many are under way, the
+            shallow model answers.
+        """
+        waiting: deque[Future[Inference]] = deque()
+        under_way = threading.Semaphore(at_once)
+        with ThreadPoolExecutor(at_once, thread_name_prefix="solar-corona-upload") as uploads:
+            for frame in frames:
+                waiting.append(self._begin(frame, uploads, under_way))
+                while waiting and waiting[0].done():
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def close(self) -> None:
+        """Leave the last statistics, close connections and free the model."""
+        self._recorder.close()
+        if self._deep is not None:
+            self._deep.close()
+        self._runner.close()
+
+    def __enter__(self) -> EdgeModel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _begin(self, frame: Any, uploads: ThreadPoolExecutor, under_way: threading.Semaphore) -> Future[Inference]:
+        shallow = self._think(frame)
+        wanted = bool(shallow.hard()) and self._deep is not None
+        if wanted and under_way.acquire(blocking=False):
+
+            def work() -> Inference:
+                try:
+                    return self._answer(shallow).stories[0]
+                finally:
+                    under_way.release()
+
+            return uploads.submit(work)
+        done: Future[Inference] = Future()
+        full = "as many uploads are under way as may be" if wanted else None
+        done.set_result(self._answer(shallow, instead=full).stories[0])
+        return done
+
+    def _think(self, sample: Any) -> _Shallow:
+        begin = time.perf_counter()
+        prepared = sample if self._pre is None else self._pre(sample)
+        batch = given(sample, prepared, self._runner.inputs)
+        with self._lock:
+            outputs = self._runner.run(batch.inputs)
+        result = _in_form(outputs, batch)
+        if self._post is not None:
+            result = self._post(result)
+        return _Shallow(batch, outputs, result, self._decide(batch, outputs, result), time.perf_counter() - begin)
+
+    def _decide(self, batch: Given, outputs: _Outputs, result: Any) -> Sequence[Decision | None]:
+        if self._algorithm is None:
+            return [None] * len(batch)
+        found = []
+        for place in range(len(batch)):
+            own = [value[place] for value in outputs.values()]
+            scores = scores_of(own, _of_sample(result, place, batch), self._confidence)
+            with self._lock:
+                found.append(self._algorithm.decide(scores))
+        return found
+
+    def _answer(self, shallow: _Shallow, *, instead: str | None = None) -> _Answer:
+        """Return the deep model's answer where it is wanted and can be had, else the shallow one's."""
+        hard = shallow.hard() if self._deep is not None else []
+        deep, trouble, result, begin = None, instead, shallow.result, time.perf_counter()
+        if hard and instead is None:
+            try:
+                deep, result = self._ask(shallow, hard)
+            except (ModelError, TemporaryError) as error:
+                trouble = str(error)
+                self._warn_once(error)
+        cloud_seconds = time.perf_counter() - begin if hard and instead is None else None
+        stories = []
+        for place, decision in enumerate(shallow.decisions):
+            wanted = place in hard
+            by_cloud = wanted and deep is not None
+            degraded = wanted and not by_cloud
+            reason = decision.reason if decision is not None else "no deep model is asked"
+            stories.append(
+                Inference(
+                    result=_of_sample(result, place, shallow.given),
+                    source="cloud" if by_cloud else "edge",
+                    confidence=decision.confidence if decision is not None else None,
+                    reason=f"{reason}, but {trouble}" if degraded else reason,
+                    degraded=degraded,
+                    edge_seconds=shallow.seconds,
+                    cloud_seconds=cloud_seconds if wanted else None,
+                    model=self._name,
+                    deep_model=deep.model if deep is not None and by_cloud else "",
+                )
+            )
+        self._count(stories, deep)
+        return _Answer(result, stories)
+
+    def _ask(self, shallow: _Shallow, hard: Sequence[int]) -> tuple[DeepAnswer, Any]:
+        """Return the deep model's answer about the hard samples, and the whole call's result with it."""
+        assert self._deep is not None
+        samples, inputs = shallow.given.of(hard)
+        vectors = all(value.ndim <= 2 for value in shallow.outputs.values())
+        alike = [value[0] for value in shallow.outputs.values()] if vectors and self._deep_post is None else []
+        try:
+            deep = self._deep.ask(samples, inputs, alike=alike)
+        except NotAskedError:
+            raise
+        except (ModelError, TemporaryError):
+            self._recorder.uploaded(len(hard))
+            raise
+        self._recorder.uploaded(len(hard), bytes_up=deep.bytes_up, bytes_down=deep.bytes_down)
+        try:
+            return deep, self._with_deep(shallow, hard, deep)
+        except Exception as error:
+            # The user's own function, on outputs of a model that it may not have been written for.
+            raise ModelError(
+                f"post_fun did not take the deep model's outputs: {type(error).__name__}: {error}"
+            ) from error
+
+    def _with_deep(self, shallow: _Shallow, hard: Sequence[int], deep: DeepAnswer) -> Any:
+        post, batch = self._deep_post or self._post, shallow.given
+        if len(hard) == len(batch):
+            raw = _in_form(deep.outputs, batch)
+            return raw if post is None else post(raw)
+        if self._deep_post is None and _fit(shallow.outputs, deep.outputs):
+            merged = {}
+            for (name, own), theirs in zip(shallow.outputs.items(), deep.outputs.values(), strict=True):
+                merged[name] = own.copy()
+                merged[name][list(hard)] = theirs
+            raw = _in_form(merged, batch)
+            return raw if post is None else post(raw)
+        # Results of another form, such as a detector's lists: each sample has its own.
+        results = [_of_sample(shallow.result, place, batch) for place in range(len(batch))]
+        for row, place in enumerate(hard):
+            part = {name: value[row : row + 1] for name, value in deep.outputs.items()}
+            raw = next(iter(part.values())) if len(part) == 1 else part
+            results[place] = raw if post is None else post(raw)
+        return results
+
+    def _count(self, stories: Sequence[Inference], deep: DeepAnswer | None) -> None:
+        for story in stories:
+            seconds = story.edge_seconds + (story.cloud_seconds or 0.0)
+            self._recorder.answered(story.source, seconds, degraded=story.degraded)
+        if self._deep is not None:
+            self._recorder.told(circuit=self._deep.circuit, deep_model=deep.model if deep is not None else None)
+
+    def _warn_once(self, error: Exception) -> None:
+        kind = f"{type(error).__name__}: {str(error)[:60]}"
+        if kind not in self._said and len(self._said) < _MOST_SAID:
+            self._said.add(kind)
+            _log.warning("the shallow model answers alone: %s", error)
+
+
+def _in_form(outputs: _Outputs, batch: Given) -> Any:
+    """Return outputs as a model's own `predict` does: the array, or several by name; without a batch axis for one."""
+    if batch.single:
+        outputs = {name: value[0] for name, value in outputs.items()}
+    return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
+
+
+def _of_sample(result: Any, place: int, batch: Given) -> Any:
+    """Return what a call's result says of one of its samples."""
+    if batch.single or (len(batch) == 1 and is_boxes(result)):
+        return result
+    if isinstance(result, Mapping):
+        return {name: value[place] for name, value in result.items()}
+    if isinstance(result, list | tuple | np.ndarray) and len(result) == len(batch):
+        return result[place]
+    return result
+
+
+def _fit(own: _Outputs, theirs: _Outputs) -> bool:
+    return [value.shape[1:] for value in own.values()] == [value.shape[1:] for value in theirs.values()]

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offload algorithms by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from ..core.errors import ModelError
+from ..core.files import local_path, sha256_of
+from ..core.inference_spec import Offload
+from .calibrated import Calibrated, calibration_file
+from .entropy import Entropy
+from .ibt import IBT
+from .learned import Learned
+from .margin import Margin
+from .offload import OffloadAlgorithm
+from .threshold import Threshold
+
+__all__ = ["ALGORITHMS", "choose", "create"]
+
+ALGORITHMS: Mapping[str, Callable[..., OffloadAlgorithm]] = {
+    "calibrated": Calibrated,
+    "entropy": Entropy,
+    "ibt": IBT,
+    "learned": Learned,
+    "margin": Margin,
+    "threshold": Threshold,
+}
+
+
+def choose(
+    asked: OffloadAlgorithm | str | None, of_job: Offload | None, *, model: str | os.PathLike[str] | None = None
+) -> OffloadAlgorithm:
+    """Return the algorithm that a script asks for, else the job's, else margin.
+
+    Parameters
+    ----------
+    asked
+        An algorithm, or its name.
+    of_job
+        What the job says.
+    model
+        The shallow model's path; a calibration is read from beside it.
+
+    Raises
+    ------
+    ModelError
+        If it is no algorithm, or does not take the options.
+    """
+    found: object = asked
+    if isinstance(asked, str):
+        found = create(asked, {})
+    elif asked is None:
+        found = create(of_job.algorithm, of_job.options) if of_job is not None else Margin()
+    if not isinstance(found, OffloadAlgorithm):
+        raise ModelError(
+            f"cloud_offload_algorithm is a {type(asked).__name__}; expected an object with decide(scores) and "
+            f"describe(), such as IBT(upload_ratio=0.5), or a name: {', '.join(ALGORITHMS)}"
+        )
+    place = local_path(model) if model is not None else None
+    if isinstance(found, Calibrated) and not found.is_fitted and place is not None:
+        found.load(calibration_file(place), model_sha256=sha256_of(place) if place.exists() else None)
+    return found
+
+
+def create(name: str, options: Mapping[str, Any]) -> OffloadAlgorithm:
+    """Return the algorithm of a name, or of `module:Class`.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it does not take the options.
+    """
+    make = ALGORITHMS.get(name)
+    if make is None:
+        make = _own(name)
+    try:
+        made = make(**options)
+    except TypeError as error:
+        raise ModelError(f"offload algorithm {name!r} does not take these options: {error}") from error
+    if not isinstance(made, OffloadAlgorithm):
+        raise ModelError(f"{name} has not the methods decide(scores) and describe() of an offload algorithm")
+    return made
+
+
+def _own(name: str) -> Callable[..., OffloadAlgorithm]:
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        near = get_close_matches(name, ALGORITHMS, n=1)
+        raise ModelError(
+            f"there is no offload algorithm {name!r}; "
+            + (f"did you mean {near[0]!r}? " if near else "")
+            + f"Known: {', '.join(ALGORITHMS)}, or module:Class"
+        )
+    try:
+        found = getattr(import_module(module), attribute)
+    except Exception as error:
+        # Whatever the user's module raises while it is imported.
+        raise ModelError(
+            f"the offload algorithm {name!r} cannot be loaded ({type(error).__name__}: {error}); expected "
+            f"module:Class, with the module beside the script or installed"
+        ) from error
+    if not callable(found):
+        raise ModelError(f"the offload algorithm {name!r} is no class")
+    return found  # type: ignore[no-any-return]

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an edge's joint inference has done so far: frames, uploads, bytes, latencies, and how the cloud stands.
+
+An edge keeps count as it answers and leaves a snapshot in its run folder about once a second; `status` reads them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+__all__ = ["Circuit", "EdgeStatistics", "Latencies", "Recorder", "Source", "SourceStatistics", "statistics_file"]
+
+Source = Literal["edge", "cloud"]
+Circuit = Literal["closed", "half-open", "open"]
+
+_log = logging.getLogger(__name__)
+_EVERY = 1.0
+# Buckets of 5 %, from 1 µs to about 10 minutes.
+_FIRST, _STEP, _BUCKETS = 1e-6, math.log(1.05), 416
+
+
+def statistics_file(run_folder: Path, edge: str) -> Path:
+    """Return where an edge leaves its snapshot."""
+    return run_folder / "edges" / edge / "inference.json"
+
+
+class Latencies:
+    """A histogram of durations in constant memory, exact to 5 %.
+
+    Examples
+    --------
+    >>> found = Latencies()
+    >>> for milliseconds in range(1, 101):
+    ...     found.add(milliseconds / 1000)
+    >>> found.count, 0.0475 < found.quantile(0.5) < 0.0525
+    (100, True)
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._buckets = [0] * _BUCKETS
+
+    def add(self, seconds: float) -> None:
+        """Count one duration."""
+        place = int(math.log(seconds / _FIRST) / _STEP) if seconds > _FIRST else 0
+        self._buckets[min(place, _BUCKETS - 1)] += 1
+        self.count += 1
+
+    def quantile(self, share: float) -> float | None:
+        """Return the duration in seconds that `share` of all do not exceed; None without any."""
+        wanted, seen = share * self.count, 0
+        for place, number in enumerate(self._buckets):
+            seen += number
+            if number and seen >= wanted:
+                return _FIRST * math.exp((place + 0.5) * _STEP)
+        return None
+
+
+@dataclass(frozen=True)
+class SourceStatistics:
+    """Answers that came from one source, with their latencies in milliseconds."""
+
+    answers: int
+    p50_ms: float | None
+    p99_ms: float | None
+
+
+@dataclass(frozen=True)
+class EdgeStatistics:
+    """A snapshot of one edge.
+
+    Parameters
+    ----------
+    edge
+        Its name.
+    frames
+        Samples that were answered.
+    seconds
+        Since the first of them.
+    uploads
+        Samples that were sent to the deep model, whatever came of it.
+    degraded
+        Samples that the shallow model answered although the deep one was wanted.
+    bytes_up, bytes_down
+        Bodies of requests and answers.
+    circuit
+        How the circuit breaker stands: `open` while the deep model is not asked at all.
+    sources
+        Answers by where they came from.
+    model, deep_model
+        Name or version of the models that answered last.
+    algorithm
+        What decides on uploads, with its parameters.
+    updated
+        When, in seconds since 1970.
+    """
+
+    edge: str
+    frames: int
+    seconds: float
+    uploads: int
+    degraded: int
+    bytes_up: int
+    bytes_down: int
+    circuit: Circuit
+    sources: Mapping[Source, SourceStatistics] = field(default_factory=dict)
+    model: str = ""
+    deep_model: str = ""
+    algorithm: Mapping[str, Any] = field(default_factory=dict)
+    updated: float = 0.0
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames a second since the first."""
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def upload_ratio(self) -> float:
+        """Share of the frames that were sent to the deep model."""
+        return self.uploads / self.frames if self.frames else 0.0
+
+
+class Recorder:
+    """Counts what an edge does, at the cost of a microsecond a sample; any thread may call it.
+
+    Parameters
+    ----------
+    edge
+        The edge's name.
+    path
+        Where to leave snapshots, about one a second while something happens; None keeps them here.
+    algorithm
+        What decides on uploads, for the snapshot.
+    """
+
+    def __init__(self, edge: str, path: Path | None = None, *, algorithm: Mapping[str, Any] | None = None) -> None:
+        self._edge, self._path, self._algorithm = edge, path, dict(algorithm or {})
+        self._lock = threading.Lock()
+        self._begin: float | None = None
+        self._frames = self._uploads = self._degraded = self._bytes_up = self._bytes_down = 0
+        self._latencies: dict[Source, Latencies] = {"edge": Latencies(), "cloud": Latencies()}
+        self._model = self._deep_model = ""
+        self._circuit: Circuit = "closed"
+        self._closed = threading.Event()
+        self._writer: threading.Thread | None = None
+
+    def answered(self, source: Source, seconds: float, *, degraded: bool = False) -> None:
+        """Count a sample that was answered, and how long that took."""
+        with self._lock:
+            if self._begin is None:
+                self._begin = time.monotonic() - seconds
+                self._start()
+            self._frames += 1
+            self._degraded += degraded
+            self._latencies[source].add(seconds)
+
+    def uploaded(self, samples: int = 1, *, bytes_up: int = 0, bytes_down: int = 0) -> None:
+        """Count samples that were sent to the deep model, and the bytes of it."""
+        with self._lock:
+            self._uploads += samples
+            self._bytes_up += bytes_up
+            self._bytes_down += bytes_down
+
+    def told(self, *, circuit: Circuit | None = None, model: str | None = None, deep_model: str | None = None) -> None:
+        """Take what is known of the circuit breaker and the models."""
+        with self._lock:
+            self._circuit = circuit or self._circuit
+            self._model = self._model if model is None else model
+            self._deep_model = self._deep_model if deep_model is None else deep_model
+
+    def snapshot(self) -> EdgeStatistics:
+        """Return what there is so far."""
+        with self._lock:
+            return EdgeStatistics(
+                edge=self._edge,
+                frames=self._frames,
+                seconds=0.0 if self._begin is None else time.monotonic() - self._begin,
+                uploads=self._uploads,
+                degraded=self._degraded,
+                bytes_up=self._bytes_up,
+                bytes_down=self._bytes_down,
+                circuit=self._circuit,
+                sources={
+                    source: SourceStatistics(
+                        answers=found.count, p50_ms=_ms(found.quantile(0.5)), p99_ms=_ms(found.quantile(0.99))
+                    )
+                    for source, found in self._latencies.items()
+                },
+                model=self._model,
+                deep_model=self._deep_model,
+                algorithm=self._algorithm,
+                updated=time.time(),
+            )
+
+    def close(self) -> None:
+        """Leave the last snapshot."""
+        if not self._closed.is_set():
+            self._closed.set()
+            atexit.unregister(self.close)
+            if self._writer is not None:
+                self._writer.join()
+                self._write()
+
+    def _start(self) -> None:
+        if self._path is not None:
+            self._writer = threading.Thread(target=self._write_often, name="inference-statistics", daemon=True)
+            self._writer.start()
+            atexit.register(self.close)
+
+    def _write_often(self) -> None:
+        while not self._closed.wait(_EVERY):
+            self._write()
+
+    def _write(self) -> None:
+        assert self._path is not None
+        temporary = self._path.with_suffix(".tmp")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            # Not synced to the disk: after a power cut the last second's numbers are of no use to anybody.
+            temporary.write_text(json.dumps(asdict(self.snapshot())), encoding="utf-8")
+            temporary.replace(self._path)
+        except OSError as error:
+            _log.warning("%s: statistics cannot be written (%s); answers go on", self._path, error.strerror)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 4)

@@ -166,9 +166,7 @@ def main() -> None:
     )
     errors = list(worst["credit"].values())
     figures = [
-        Figure(
-            "worst_error_points", max(worst["credit"].values()), "points", 2.0, list(worst["credit"].values()), "low"
-        ),
+        Figure("worst_error_points", max(errors), "points", 2.0, errors, "low"),
         Figure(
             "strict_error_share",
             max(worst["credit, strict"][r] / 100 / r for r in RATIOS),

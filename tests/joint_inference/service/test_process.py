@@ -443,7 +443,23 @@ def test_sigterm_loses_none_of_24_in_flight_and_leaves_no_process(tmp_path):
     assert load.statuses[200] >= 24
 
 
-def test_an_idle_service_stops_at_once(served, model_folder, tmp_path):
+def test_a_request_on_its_way_at_sigterm_is_still_answered(model_folder, tmp_path):
+    body, length = encode_request(Request({"x": np.ones((1, 3), np.float32)}, binary=True))
+    request = HEAD + b"inference-header-content-length: %d\r\ncontent-length: %d\r\n\r\n" % (length, len(body)) + body
+    with serving(tmp_path, model_folder / "times") as process, process.connect() as idle, process.connect() as other:
+        for connection in (idle, other):
+            connection.sendall(request)
+            assert _answer(connection)[0] == 200
+        process.process.send_signal(signal.SIGTERM)
+        _until(lambda: "stopping" in process.log.read_text())
+        idle.sendall(request)  # its client could not know
+        text = idle.recv(4096)
+        assert text.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in text
+        assert process.process.wait(30) == 0
+
+
+def test_an_idle_service_stops_at_once(model_folder, tmp_path):
     with serving(tmp_path, model_folder / "words.onnx") as process:
         begin = time.monotonic()
         assert process.stop() == 0

@@ -449,6 +449,28 @@ async def test_a_request_in_flight_is_answered_by_the_version_it_found(steered, 
     assert (await client.post("/v2/repository/models/m/load")).status_code == 200
 
 
+async def test_a_request_whose_body_is_still_coming_keeps_the_version_it_found(steered, steered_service):
+    _, client = await steered_service(model_control=True)
+    begun, unloaded = asyncio.Event(), asyncio.Event()
+
+    async def body():
+        text = json.dumps({"inputs": [_tensor(shape=(1, 2), data=(1, 2))]}).encode()
+        yield text[:10]
+        begun.set()
+        await unloaded.wait()
+        yield text[10:]
+
+    asked = asyncio.ensure_future(client.post("/v2/models/m/infer", content=body()))
+    await begun.wait()
+    assert (await client.post("/v2/repository/models/m/unload")).status_code == 200
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not steered.closed
+    unloaded.set()
+    reply = await asyncio.wait_for(asked, 20)
+    assert reply.json()["outputs"][0]["data"] == [2, 3]
+
+
 async def test_a_version_that_cannot_be_loaded_changes_nothing(client, model_folder):
     broken = model_folder / "times" / "3" / "model.onnx"
     broken.parent.mkdir()

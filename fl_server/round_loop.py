@@ -30,6 +30,7 @@ from ..lib import exchange
 from ..lib.exchange import Instruction, Verb
 from ..lib.records import arrays_in, with_content
 from ..strategies.extensions import AsksEdges, PerEdge, TellsEvents
+from ..strategies.model_form import model_fault, of_form
 from .floor import (
     LOOK_EVERY_WAITING,
     Floor,
@@ -43,7 +44,6 @@ from .floor import (
 )
 from .mail import Mail, Outgoing, Sent
 from .roster import Member, Roster
-from .screening import model_fault, of_form
 
 __all__ = ["ExportedModel", "Limits", "Progress", "RoundLoop"]
 

@@ -171,10 +171,10 @@ class TaskGroups:
         """Return what is to be told; `shown` gives the groups' names after merging."""
         places = {(t.edge, t.place): i for i, t in enumerate(self._grouped)}
         points = _map([t.signature for t in self._grouped if t.signature is not None])
-        told = []
+        told, nodes = list[TaskPlace](), dict[int, int]()
         for edge in sorted(self.tasks, key=_natural):
             for task in self.tasks[edge]:
-                index = places.get((edge, task.place))
+                index = places.get((edge, task.place)) if task.signature is not None else None
                 grouping = self._grouping
                 own, other = (
                     (0.0, None)
@@ -182,6 +182,8 @@ class TaskGroups:
                     else (grouping.own_eta[index], grouping.other_eta[index])
                 )
                 name = self._groups[edge, task.place]
+                if index is not None:
+                    nodes[index] = len(told)
                 told.append(
                     TaskPlace(
                         edge=edge,
@@ -192,9 +194,14 @@ class TaskGroups:
                         next=float(other) if other is not None and np.isfinite(other) else None,
                         map=(0.0, 0.0) if index is None else (float(points[index, 0]), float(points[index, 1])),
                         labelled=task.labelled,
+                        signed=index is not None,
                     )
                 )
-        tree = [] if self._grouping is None else [(m.left, m.right, m.height) for m in self._grouping.tree]
+        # The tree's leaves are named by the tasks' places here, where those without a signature stand too.
+        whole = self._grouping is not None and len(nodes) == len(self._grouped)
+        merges = self._grouping.tree if self._grouping is not None and whole else ()
+        nodes.update({len(self._grouped) + step: len(told) + step for step in range(len(merges))})
+        tree = [(nodes[m.left], nodes[m.right], m.height) for m in merges]
         return TasksGrouped(
             round=server_round, reason=reason, tasks=told, tree=tree, signature_bytes=self.signature_bytes
         )

@@ -155,9 +155,12 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
     workers = local_plan(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9").workers
     quiet_engines()
     sys.path.insert(0, str(job.resolve().parent))
+    from .fl_client.edge_data import named_division
     from .strategies import create
 
     create(spec.algorithm, spec.aggregation.options, min_edges=spec.min_edges, fraction=spec.aggregation.fraction)
+    if ":" in spec.tasks.division:
+        named_division(spec.tasks.division)
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:

@@ -27,6 +27,7 @@ from ..lib.signatures import InputMoments, Signature, SignatureSpec
 from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames, tell_known
 from .funnel import Funnel
 from .grouped import expect, told
+from .nodes import EdgeNames
 from .task_groups import TaskGroups
 from .tracks import Track, TrainPart
 from .trials import ONE, Trials, mean_model
@@ -135,9 +136,9 @@ class SimilarityGrouping(Strategy):
         )
         self._fit = UpdateFit()
         self._events: list[Event] = []
-        self._edges: dict[int, str] = {}
-        self._asked: dict[int, dict[str, TrainPart]] = {}
-        self._evaluated: dict[int, dict[str, TrainPart]] = {}
+        self._names = EdgeNames()
+        self._asked: dict[str, dict[str, TrainPart]] = {}
+        self._evaluated: dict[str, dict[str, TrainPart]] = {}
         self._discover, self._refined, self._untold = discover, 0, False
         self._questioned: tuple[int, set[str]] = (0, set())
         self._scale = True
@@ -156,7 +157,7 @@ class SimilarityGrouping(Strategy):
             self._reference = arrays
             named = {"embedding": digest(to_weights(arrays))}
             self._groups.restart(self._groups.spec.model_copy(update=named))
-        here = self._here(grid)
+        here = self._names.here(grid)
         asked = self._questioned[1] if self._questioned[0] == server_round else set()
         due = {n: e for n, e in here.items() if e not in asked and (e in self._again or e not in self._groups.tasks)}
         self._questioned = server_round, asked | set(due.values())
@@ -202,7 +203,7 @@ class SimilarityGrouping(Strategy):
             return replies
         if 2 * len(moments) < len(replies) or self._groups.tasks:
             self._scale = False
-            self._questioned[1].difference_update(self._edges[reply.metadata.src_node_id] for reply, _ in moments)
+            self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply, _ in moments)
             return [reply for reply in replies if all(reply is not other for other, _ in moments)]
         usual = Counter(len(found.means) for _, found in moments).most_common(1)[0][0]
         self._groups.restart(
@@ -212,7 +213,7 @@ class SimilarityGrouping(Strategy):
         return []
 
     def _take_survey(self, reply: Message) -> str:
-        edge = self._edges.get(reply.metadata.src_node_id, str(reply.metadata.src_node_id))
+        edge = self._names.of(reply.metadata.src_node_id)
         try:
             response = Response.from_content(reply.content)
             if response.refused:
@@ -248,27 +249,21 @@ class SimilarityGrouping(Strategy):
     def _tell_groups(self, server_round: int, reason: str) -> None:
         self._events.append(self._groups.event(server_round, reason, self._trials.merged))
 
-    def _here(self, grid: Grid) -> dict[int, str]:
-        edge_of = getattr(grid, "edge_of", str)
-        here = {node: edge_of(node) for node in grid.get_node_ids()}
-        self._edges.update(here)
-        return here
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send each edge the models of its tasks' groups, and those that are tried beside them."""
         del config  # each base strategy makes its own
-        here = self._here(grid)
+        here = self._names.here(grid)
         members = self._members(here, arrays)
-        chosen = self._own.configure(server_round, members, self._edges.__getitem__)
+        chosen = self._own.configure(server_round, members, self._names.of)
         self._events += told(self._own, server_round, chosen)
         tracks = self._trials.begin(self._own, self._groups, arrays)
         self._events += self._trials.told(server_round, self._own)
         for track in tracks:
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
-            for node, parts in track.configure(server_round, beside, self._edges.__getitem__).items():
+            for node, parts in track.configure(server_round, beside, self._names.of).items():
                 chosen[node].extend(parts)
         self._asked = {}
         return [self._message(node, parts, self._asked, "train") for node, parts in chosen.items()]
@@ -291,17 +286,17 @@ class SimilarityGrouping(Strategy):
         return found
 
     def _message(
-        self, node: int, parts: Sequence[TrainPart], asked: dict[int, dict[str, TrainPart]], kind: str
+        self, node: int, parts: Sequence[TrainPart], asked: dict[str, dict[str, TrainPart]], kind: str
     ) -> Message:
-        edge = self._edges[node]
+        edge = self._names.of(node)
         notice = self._notices.pop(edge, "") if kind == "train" else ""
         if len(parts) == 1 and len(self._tasks_of(edge)) == 1 and not notice:
-            asked[node] = {"arrays": parts[0]}
+            asked[edge] = {"arrays": parts[0]}
             config = parts[0].config
             content = RecordDict({"arrays": parts[0].arrays, "config": config})
         else:
-            asked[node] = {f"arrays/{part.track}/{part.group}": part for part in parts}
-            content = self._ordered(edge, asked[node], notice=notice)
+            asked[edge] = {f"arrays/{part.track}/{part.group}": part for part in parts}
+            content = self._ordered(edge, asked[edge], notice=notice)
         known = self._groups.digests.get(edge)
         if kind == "train" and known is not None:
             content = tell_known(content, known)
@@ -331,7 +326,8 @@ class SimilarityGrouping(Strategy):
         metrics, changed = list[RecordDict](), list[str]()
         with Funnel({key: tracks[key[0]].aggregate(key[1], server_round) for key in parts}) as funnel:
             for reply in replies:
-                asked = self._asked.get(reply.metadata.src_node_id, {})
+                edge = self._names.of(reply.metadata.src_node_id)
+                asked = self._asked.get(edge, {})
                 if reply.has_error():
                     continue
                 for key, arrays in arrays_in(reply.content).items():
@@ -341,7 +337,7 @@ class SimilarityGrouping(Strategy):
                     where = part.track, part.group
                     samples[where] = samples.get(where, 0.0) + _number(measured.get(_WEIGHT))
                     if part.track == _OWN:
-                        self._fit.add(self._edges[reply.metadata.src_node_id], part.group, part.arrays, arrays)
+                        self._fit.add(edge, part.group, part.arrays, arrays)
                         metrics.append(RecordDict({"metrics": measured}))
                     funnel.put(where, with_content(reply, {"arrays": arrays, "metrics": measured}))
                     del arrays
@@ -378,7 +374,7 @@ class SimilarityGrouping(Strategy):
     ) -> Iterable[Message]:
         """Have each edge evaluate the models that it would train on next."""
         del server_round, config
-        here = self._here(grid)
+        here = self._names.here(grid)
         self._members(here, arrays)
         self._evaluated = {}
         return [self._message(node, self._parts_of(edge), self._evaluated, "evaluate") for node, edge in here.items()]
@@ -397,9 +393,9 @@ class SimilarityGrouping(Strategy):
         for reply in replies:
             if reply.has_error():
                 continue
-            edge = self._edges.get(reply.metadata.src_node_id, "")
+            edge = self._names.of(reply.metadata.src_node_id)
             measured = metrics_in(reply.content)
-            for key, part in self._evaluated.get(reply.metadata.src_node_id, {}).items():
+            for key, part in self._evaluated.get(edge, {}).items():
                 for group, tasks in self._on_samples_of(edge, part).items():
                     metrics = measured.get(exchange.evaluation_key(key, tasks))
                     if metrics is not None:

@@ -78,7 +78,8 @@ class Node:
         kept = None if folder is None else folder / "personal.bin"
         personal = PersonalModel(trainable, kept, lives=warm)
         self._orders = Orders(trainable, eval_samples=eval_samples, personal=personal)
-        self.survey = Survey(data, self._orders, edge=edge)
+        file = None if folder is None else folder / "tasks.npz"
+        self.survey = Survey(data, self._orders, edge=edge, file=file, lives=warm)
         self._first = exchange.to_arrays(trainable.get_weights())
         self.about = Answer(
             edge=edge,

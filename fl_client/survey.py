@@ -5,20 +5,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import DatasetError, SolarCoronaError
+from ..lib.discovery import DISCOVERY
 from ..lib.questions import Question, Response
 from ..lib.signature_distance import drifted
-from ..lib.signatures import InputMoments, Signature, needs_moments, sign
+from ..lib.signatures import InputMoments, Signature, SignatureSpec, needs_moments, sign
 from ..lib.subspaces import SUBSPACE
 from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout
+from ..lib.task_mixture import TaskModel
 from .edge_data import Divide, EdgeData, Split, named_division
 from .orders import Orders
 from .subspace import answer_subspaces
-from .task_discovery import Discovered, discover
+from .task_discovery import Discovered, TaskDiscovery
 
 __all__ = ["Survey"]
 
@@ -36,17 +39,26 @@ class Survey:
         Whatever trains on parts of the samples; it is told which part is which task.
     edge
         The edge's name.
+    file
+        Where the tasks that the fleet found lie for the process that comes next: after a restart, or for the next
+        message where each has a process of its own. None keeps them in memory.
+    lives
+        Whether this object lives for the whole job, so that the file is only for a restart.
     """
 
-    def __init__(self, data: EdgeData | None, orders: Orders, *, edge: str) -> None:
+    def __init__(
+        self, data: EdgeData | None, orders: Orders, *, edge: str, file: Path | None = None, lives: bool = True
+    ) -> None:
         self._data, self._orders, self._edge = data, orders, edge
+        self._file, self._lives = file, lives
         self._divide: Divide | None = None
-        self._question: SurveyQuestion | None = None
+        self._spec: SignatureSpec | None = None
         self._signed: list[Signature] = []
         self._digest = ""
         self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {
             SURVEY: self._survey,
             SUBSPACE: answer_subspaces,
+            DISCOVERY: TaskDiscovery().answer,
         }
         orders.find_split = self.split
 
@@ -68,7 +80,9 @@ class Survey:
         if self._data is None:
             return None
         rules = self._data.rules
-        if self._divide is None and rules.division not in ("none", "discovery"):
+        if self._divide is None and rules.division == "discovery":
+            self._divide = None if self._file is None else Discovered.load(self._file)
+        elif self._divide is None and rules.division != "none":
             self._divide = named_division(rules.division)
         split = self._data.split(self._divide)
         if len(split.names) > 1 and not self._orders.divisible:
@@ -81,35 +95,41 @@ class Survey:
         return split
 
     def _survey(self, question: Question, data: EdgeData) -> Response:
-        self._question, found = SurveyQuestion.of(question)
+        self._spec, found = SurveyQuestion.of(question)
         data.samples("train", anew=data.changes)
         self._digest = data.samples("train").digest()
         inputs = data.samples("train").x
-        if not self._question.spec.centre and needs_moments(inputs):
+        if not self._spec.centre and needs_moments(inputs):
             return SurveyAnswer(tasks=(), moments=True).to_response([InputMoments.of(inputs).to_bytes()])
         if data.rules.division == "discovery":
-            self._divide = self._discovered(data, self._question, found)
+            self._divide = self._discovered(found, data)
         self._orders.split = split = self.split()
         assert split is not None
-        self._signed = self._sign(self._question, data, split)
+        self._signed = self._sign(self._spec, data, split)
         return self._answer(split, changed=False)
 
-    @staticmethod
-    def _discovered(data: EdgeData, question: SurveyQuestion, found: tuple[Signature, ...]) -> Discovered:
-        """Return how to tell tasks apart: by those that the fleet found, at first by this edge's own samples."""
-        chunk = data.rules.chunk
-        assert chunk is not None  # the job file's own check
-        if found:
-            return Discovered(question.spec, found, chunk)
-        samples = data.samples("train")
-        return discover(samples.x, samples.y, question.spec, chunk=chunk, least=data.rules.min_samples)
+    def _discovered(self, found: TaskModel | None, data: EdgeData) -> Discovered | None:
+        """Return how to tell tasks apart, and keep it for the process that comes next."""
+        if found is None:
+            if self._file is not None:
+                self._file.unlink(missing_ok=True)
+            return None
+        divide = Discovered(found, data.rules.chunk)
+        try:
+            if self._file is not None:
+                divide.save(self._file)
+        except SolarCoronaError as error:
+            if not self._lives:
+                raise
+            log.warning("the tasks of this edge are not kept for after a restart: %s", error)
+        return divide
 
-    def _sign(self, question: SurveyQuestion, data: EdgeData, split: Split) -> list[Signature]:
+    def _sign(self, spec: SignatureSpec, data: EdgeData, split: Split) -> list[Signature]:
         samples = data.samples("train")
         signed = []
         for task in range(len(split.names)):
             part = samples.of(split.indices("train", (task,)))
-            signed.append(sign(part.x, part.y, question.spec))
+            signed.append(sign(part.x, part.y, spec))
         return signed
 
     def _answer(self, split: Split, *, changed: bool) -> Response:
@@ -122,7 +142,7 @@ class Survey:
 
     def look_again(self) -> Response | None:
         """Return a new answer if the samples have drifted since they were signed, else None."""
-        if self._question is None or self._data is None or not self._signed or not self._data.changes:
+        if self._spec is None or self._data is None or not self._signed or not self._data.changes:
             return None
         samples = self._data.samples("train", anew=True)
         digest = samples.digest()
@@ -132,7 +152,7 @@ class Survey:
         self._data.samples("evaluate", anew=True)
         split = self.split()
         assert split is not None
-        signed = self._sign(self._question, self._data, split)
+        signed = self._sign(self._spec, self._data, split)
         same = self._orders.split is not None and split.names == self._orders.split.names
         self._orders.split = split
         if same and not any(drifted(old, new) for old, new in zip(self._signed, signed, strict=True)):

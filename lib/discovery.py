@@ -18,10 +18,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import WireError
 from .questions import Question, Response
 from .signature_features import SignatureSpec
+from .signature_format import UNLABELLED
 from .task_directions import Floats, Frame, Indices, Pull
 from .task_mixture import TaskModel, TaskSums
 
-__all__ = ["DISCOVERY", "ClassSums", "Clusters", "Discovery", "Step", "pulls_of", "pulls_to", "sums_of", "sums_to"]
+__all__ = [
+    "DISCOVERY",
+    "ClassSums",
+    "Clusters",
+    "DiscoveryQuestion",
+    "Step",
+    "pulls_of",
+    "pulls_to",
+    "sums_of",
+    "sums_to",
+]
 
 DISCOVERY = "discovery"
 _MOST_CLASSES = 10_000
@@ -49,7 +60,7 @@ class _Said(BaseModel):
 
 
 @dataclass(frozen=True)
-class Discovery:
+class DiscoveryQuestion:
     """A question.
 
     Parameters
@@ -85,7 +96,7 @@ class Discovery:
         return Question(DISCOVERY, said.model_dump_json(), arrays)
 
     @classmethod
-    def of(cls, question: Question) -> Discovery:
+    def of(cls, question: Question) -> DiscoveryQuestion:
         """Return what a question says; raise `WireError` if it cannot be read."""
         try:
             said = _Said.model_validate_json(question.text)
@@ -164,6 +175,11 @@ class ClassSums:
             ids[kept].astype(np.int64), numbers[:, kept].astype(np.float64), means, scatter / max(free, 1), chunk
         )
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any sample has a label."""
+        return bool((self.classes != UNLABELLED).any())
+
     def to_response(self) -> Response:
         """Return the sums as they are sent: 4·(C + D/4)·(D + 1) bytes, about."""
         upper = self.scatter[np.triu_indices(len(self.scatter))]
@@ -175,7 +191,7 @@ class ClassSums:
                 "counts": self.counts.astype(np.int64),
                 "means": self.means.astype(np.float16),
                 "scatter": upper.astype(np.float32),
-                "chunk": np.array(self.chunk or 0, np.int64),
+                "chunk": np.array([self.chunk or 0], np.int64),
             },
         )
 
@@ -187,7 +203,7 @@ class ClassSums:
         counts = _array(response.arrays, "counts", (2, count))
         means = _array(response.arrays, "means", (2, count, size))
         upper = _array(response.arrays, "scatter", (size * (size + 1) // 2,))
-        chunk = int(_array(response.arrays, "chunk", (), np.int64))
+        chunk = int(_array(response.arrays, "chunk", (1,), np.int64)[0])
         if count > _MOST_CLASSES or (np.diff(classes) <= 0).any() or (counts < 1).any():
             raise WireError("the sums of an edge's classes are not in order, or of nothing; it is left out")
         if (np.linalg.norm(means, axis=2) > _NORM).any() or (np.abs(upper) > _NORM**2).any():

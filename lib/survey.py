@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -13,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import WireError
 from .questions import Question, Response
-from .signatures import Signature, SignatureSpec
+from .signatures import SignatureSpec
+from .task_mixture import TaskModel
 
 __all__ = ["SURVEY", "SurveyAnswer", "SurveyQuestion", "TaskAbout", "TaskNames"]
 
@@ -38,22 +38,28 @@ class TaskAbout(_Said):
 
 
 class SurveyQuestion(_Said):
-    """How to sign; the question's parts are the signatures of tasks that were found so far, for edges that mix them."""
+    """How to sign; the question's arrays are the tasks that the fleet found, for edges that mix them."""
 
     spec: SignatureSpec
-
-    def to_question(self, found: Sequence[Signature] = ()) -> Question:
-        """Return the question as it is sent."""
-        return Question(SURVEY, self.model_dump_json(), parts=tuple(signature.to_bytes() for signature in found))
+    found_by: SignatureSpec | None = Field(default=None, description="How to make the features that tell tasks apart.")
+    purity: Annotated[float, Field(ge=0, le=1)] = 1.0
+    names: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=_MOST_TASKS)] = ()
 
     @classmethod
-    def of(cls, question: Question) -> tuple[SurveyQuestion, tuple[Signature, ...]]:
-        """Return what a question says, and the tasks in it; raise `WireError` if it cannot be read."""
+    def to_question(cls, spec: SignatureSpec, found: TaskModel | None = None) -> Question:
+        """Return the question as it is sent."""
+        if found is None:
+            return Question(SURVEY, cls(spec=spec).model_dump_json())
+        said = cls(spec=spec, found_by=found.spec, purity=found.purity, names=found.names)
+        return Question(SURVEY, said.model_dump_json(), found.to_arrays())
+
+    @classmethod
+    def of(cls, question: Question) -> tuple[SignatureSpec, TaskModel | None]:
+        """Return how to sign, and what tells tasks apart; raise `WireError` if it cannot be read."""
         said = _read(cls, question.text)
-        found = tuple(Signature.from_bytes(part) for part in question.parts)
-        if any(signature.identity != said.spec.identity for signature in found):
-            raise WireError("the tasks in a question were signed in another way than it asks for")
-        return said, found
+        if said.found_by is None:
+            return said.spec, None
+        return said.spec, TaskModel.of_arrays(question.arrays, spec=said.found_by, purity=said.purity, names=said.names)
 
 
 class SurveyAnswer(_Said):

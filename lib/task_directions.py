@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +70,7 @@ class Evidence:
 
     def expected(self) -> tuple[Floats, Floats]:
         """Return mean (n x r) and covariance (n x r x r) of a place that is N(0, 1) before anything is seen."""
-        spread = np.linalg.inv(self.square + np.eye(self.linear.shape[1]))
+        spread: Floats = np.linalg.inv(self.square + np.eye(self.linear.shape[1])).astype(np.float64)
         return np.einsum("nrs,ns->nr", spread, self.linear), spread
 
 
@@ -107,7 +108,7 @@ class Frame:
     @property
     def rank(self) -> int:
         """How many directions there are."""
-        return self.axes.shape[2]
+        return int(self.axes.shape[2])
 
     def where(self, labels: Indices) -> Indices:
         """Return the place of each label among the classes, -1 where it is none of them."""
@@ -154,6 +155,10 @@ class Pull:
     def __add__(self, other: Pull) -> Pull:
         return Pull(self.square + other.square, self.linear + other.linear, self.samples + other.samples)
 
+    def scaled(self, factor: float) -> Pull:
+        """Return the sums of so many times the samples."""
+        return Pull(factor * self.square, factor * self.linear, factor * self.samples)
+
 
 def pull(frame: Frame, features: Floats, labels: Indices, units: Indices, *, least: int) -> Pull:
     """Return how samples pull at the axes, each by the place that the others of its unit tell.
@@ -190,8 +195,14 @@ def better_axes(pulled: Pull, white: Floats) -> Floats:
     """Return the axes (r x C x D, whitened) that explain what pulled, for places of mean square 1."""
     rank = pulled.square.shape[1]
     axes = np.linalg.solve(pulled.square + _PRIOR * np.eye(rank), pulled.linear @ white).transpose(1, 0, 2)
-    second = pulled.square.sum(0) / max(pulled.samples, 1.0)
-    return np.einsum("rs,rcd->scd", np.linalg.cholesky(second + _TINY * np.eye(rank)), axes, optimize=True)
+    return _even(axes, pulled.square.sum(0) / max(pulled.samples, 1.0))
+
+
+def _even(axes: NDArray[Any], second: Floats) -> Floats:
+    """Return axes for places of mean square 1, from those for places whose mean square is `second`."""
+    lower = np.linalg.cholesky(second + _TINY * np.eye(len(axes)))
+    found: Floats = np.einsum("rs,rcd->scd", lower, axes, optimize=True)
+    return found
 
 
 def agreement(one: Floats, other: Floats, weights: Floats) -> tuple[Floats, Floats]:
@@ -266,12 +277,7 @@ def _fit(judged: tuple[Floats, Floats], explained: tuple[Floats, Floats], axes: 
         )
         mean, spread = evidence.expected()
         second = spread + mean[:, :, None] * mean[:, None]
-        pulled = Pull(
-            np.einsum("kc,krs->crs", other_numbers, second, optimize=True),
-            np.einsum("kr,kcd->crd", mean, other_sums, optimize=True),
-            1.0,
-        )
-        axes = np.linalg.solve(pulled.square + _PRIOR * np.eye(len(axes)), pulled.linear).transpose(1, 0, 2)
-        lower = np.linalg.cholesky(second.mean(0) + _TINY * np.eye(len(axes)))
-        axes = np.einsum("rs,rcd->scd", lower, axes, optimize=True)
+        square = np.einsum("kc,krs->crs", other_numbers, second, optimize=True) + _PRIOR * np.eye(len(axes))
+        linear = np.einsum("kr,kcd->crd", mean, other_sums, optimize=True)
+        axes = _even(np.linalg.solve(square, linear).transpose(1, 0, 2), second.mean(0))
     return axes

@@ -22,7 +22,7 @@ from ..core.errors import WireError
 from .signature_features import SignatureSpec
 from .task_directions import Evidence, Floats, Frame, Indices
 
-__all__ = ["PURE_CHUNK", "TaskModel", "Taken", "TaskSums", "clusters", "gather", "posterior"]
+__all__ = ["PURE_CHUNK", "Taken", "TaskModel", "TaskSums", "clusters", "gather", "posterior"]
 
 # What strays look like where there are none: samples that are unusual for their own task.
 PURE_CHUNK = 0.95
@@ -85,10 +85,20 @@ class TaskSums:
             self.counted + other.counted,
         )
 
+    def scaled(self, factor: float) -> TaskSums:
+        """Return the sums of so many times the samples."""
+        return TaskSums(
+            factor * self.linear,
+            factor * self.square,
+            factor * self.samples,
+            factor * self.loyal,
+            factor * self.counted,
+        )
+
     def places(self) -> Floats:
         """Return where the tasks are: T x r."""
         ridge = _RIDGE * np.eye(self.linear.shape[1])
-        found: Floats = np.linalg.solve(self.square + ridge, self.linear[..., None])[..., 0]
+        found: Floats = np.linalg.solve(self.square + ridge, self.linear[..., None])[..., 0].astype(np.float64)
         return found
 
     @property

@@ -64,9 +64,14 @@ class Evidence:
 
     def of(self, places: Floats) -> Floats:
         """Return log p at each of T places (T x r), up to a constant of each row: n x T."""
-        bent = np.einsum("tr,nrs,ts->nt", places, self.square, places, optimize=True)
-        found: Floats = self.linear @ places.T - 0.5 * bent
+        pairs = (places[:, :, None] * places[:, None]).reshape(len(places), places.shape[1] ** 2)
+        found: Floats = self.linear @ places.T - 0.5 * self.square.reshape(len(self), -1) @ pairs.T
         return found
+
+    def weighted(self, shares: Floats) -> Evidence:
+        """Return the sums of all evidence, weighted by each of T columns (n x T): T rows."""
+        square = shares.T @ self.square.reshape(len(self), -1)
+        return Evidence(shares.T @ self.linear, square.reshape(shares.shape[1], *self.square.shape[1:]))
 
     def expected(self) -> tuple[Floats, Floats]:
         """Return mean (n x r) and covariance (n x r x r) of a place that is N(0, 1) before anything is seen."""

@@ -31,6 +31,7 @@ _ROUNDS = 10
 _CLUSTER_STEPS, _CLUSTER_STARTS, _MOST_CLUSTERS = 40, 4, 6
 _GATHER_STEPS, _GATHER_STARTS = 100, 20
 _RIDGE = 0.01
+_STILL = 1e-4
 _TINY = 1e-12
 _MOST_RANK = 64
 
@@ -142,9 +143,10 @@ class TaskModel:
         evidence = self.frame.evidence(features, labels)
         taken = self.taken(features, labels, chunk)
         shares = _folded(taken.shares, least)
+        summed = evidence.weighted(shares)
         return TaskSums(
-            shares.T @ evidence.linear,
-            np.einsum("nt,nrs->trs", shares, evidence.square, optimize=True),
+            summed.linear,
+            summed.square,
             shares.sum(0),
             taken.loyal,
             float(len(evidence)),
@@ -296,9 +298,11 @@ def _cluster(evidence: Evidence, count: int, rng: np.random.Generator) -> tuple[
     ridge = _RIDGE * np.eye(evidence.linear.shape[1])
     for _ in range(_CLUSTER_STEPS):
         shares = _normal(evidence.of(places) + np.log(weights + _TINY))
-        weights = shares.mean(0)
-        square = np.einsum("nk,nrs->krs", shares, evidence.square, optimize=True) + ridge
-        places = np.linalg.solve(square, (shares.T @ evidence.linear)[..., None])[..., 0]
+        before, weights = weights, shares.mean(0)
+        summed = evidence.weighted(shares)
+        places = np.linalg.solve(summed.square + ridge, summed.linear[..., None])[..., 0]
+        if np.abs(weights - before).max() < _STILL:
+            break
     scores = evidence.of(places) + np.log(weights + _TINY)
     top = scores.max(1, keepdims=True)
     return float((top[:, 0] + np.log(np.exp(scores - top).sum(1))).sum()), places, weights

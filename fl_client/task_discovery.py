@@ -72,7 +72,7 @@ class Discovered:
             If the file is damaged.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
                 arrays = dict(file)
             said = _Kept.model_validate_json(arrays.pop(_TEXT).tobytes())
             model = TaskModel.of_arrays(arrays, spec=said.spec, purity=said.purity, names=said.names)

@@ -65,13 +65,16 @@ class Evidence:
     def of(self, places: Floats) -> Floats:
         """Return log p at each of T places (T x r), up to a constant of each row: n x T."""
         pairs = (places[:, :, None] * places[:, None]).reshape(len(places), places.shape[1] ** 2)
-        found: Floats = self.linear @ places.T - 0.5 * self.square.reshape(len(self), -1) @ pairs.T
+        found: Floats = self.linear @ places.T - 0.5 * self._flat() @ pairs.T
         return found
 
     def weighted(self, shares: Floats) -> Evidence:
         """Return the sums of all evidence, weighted by each of T columns (n x T): T rows."""
-        square = shares.T @ self.square.reshape(len(self), -1)
+        square = shares.T @ self._flat()
         return Evidence(shares.T @ self.linear, square.reshape(shares.shape[1], *self.square.shape[1:]))
+
+    def _flat(self) -> Floats:
+        return self.square.reshape(len(self), self.square.shape[1] ** 2)
 
     def expected(self) -> tuple[Floats, Floats]:
         """Return mean (n x r) and covariance (n x r x r) of a place that is N(0, 1) before anything is seen."""
@@ -124,7 +127,9 @@ class Frame:
 
     def offsets(self, features: Floats, where: Indices) -> Floats:
         """Return how far samples are from their classes' centres, 0 for those of no known class: n x D."""
-        return np.where((where >= 0)[:, None], features - self.centre[where], 0.0)
+        found, known = np.zeros(features.shape), where >= 0
+        found[known] = features[known] - self.centre[where[known]]
+        return found
 
     def evidence(self, features: Floats, labels: Indices) -> Evidence:
         """Return what samples (n x D and n class ids) say of their places; one of an unknown class says nothing."""

@@ -30,11 +30,10 @@ start = time.perf_counter()
 import sys
 import numpy as np
 import solar_corona
-runner = solar_corona.open_runner(sys.argv[1])
+model = solar_corona.load_model(sys.argv[1])
 seconds = time.perf_counter() - start
-(spec,) = runner.inputs
 for _ in range(20):
-    runner.run({spec.name: np.zeros((1, *spec.shape[1:]), spec.dtype)})
+    model.predict(np.zeros((1, 28, 28, 1), np.float32))
 with open("/proc/self/status") as file:
     kibibytes = next(line.split()[1] for line in file if line.startswith("VmHWM"))
 print(seconds, int(kibibytes) / 1024)
@@ -110,7 +109,7 @@ conversion_path(folder / "m.keras", sha256_of(folder / "m.keras")).rename(folder
 
 
 def keras_figures(folder: Path, repeats: int, calls: int, seconds: Seconds) -> list[Figure]:
-    """Compare a Keras file that `open_runner` runs, and its conversion, with `keras.Model.predict`."""
+    """Compare a Keras file that `load_model` loads for inference, and its function alone, with Keras's `predict`."""
     code = f"""
 import sys
 from pathlib import Path
@@ -122,31 +121,33 @@ measure_keras(Path(sys.argv[1]), {repeats}, {calls})
         name, value = line.rsplit(" ", 1)
         seconds.add(name, float(value))
     figures = []
-    for name, who, goal in (("vs_keras_predict", RUNNER, 50.0), ("vs_keras_predict_litert", CONVERTED, None)):
+    for name, who in (("vs_keras_predict", LOADED), ("vs_keras_predict_unconverted", FUNCTION)):
         ratios = seconds.ratios(PREDICT, who)
-        figures.append(Figure(name, median(ratios), "x", goal, ratios))
-    for name, who in (("keras_predict", PREDICT), ("keras_runner", RUNNER), ("keras_converted", CONVERTED)):
+        figures.append(Figure(name, median(ratios), "x", 50.0, ratios))
+    for name, who in (("keras_predict", PREDICT), ("loaded", LOADED), ("unconverted", FUNCTION)):
         values = [1e3 * each for each in seconds.by_name[who]]
         figures.append(Figure(f"{name}_ms", median(values), "ms", None, values, better="low"))
     return figures
 
 
-PREDICT, RUNNER, CONVERTED = "keras.Model.predict", "a Keras file", "a Keras file, converted"
+# The last is what answers where a model cannot be converted.
+PREDICT, LOADED, FUNCTION = "keras.Model.predict", "load_model(…).predict", "the same, not converted"
 
 
 def measure_keras(folder: Path, repeats: int, calls: int) -> None:
     """Print the median seconds of one image, a line for each way and repeat; the ways take turns."""
     import keras
 
+    from ..joint_inference.loading import load_model
     from ..lib.runners.opening import open_runner
 
     model = keras.saving.load_model(folder / "m.keras")
-    plain, converted = open_runner(folder / "m.keras"), open_runner(folder / "m.keras", convert=True)
+    loaded, function = load_model(folder / "m.keras", for_inference=True), open_runner(folder / "m.keras")
     image = np.random.default_rng(1).uniform(0, 255, (1, *IMAGE)).astype(np.float32)
     ways: Mapping[str, tuple[Callable[[], object], int]] = {
         PREDICT: (lambda: model.predict(image, verbose=0), max(10, calls // 20)),
-        RUNNER: (lambda: plain.run({"image": image}), calls),
-        CONVERTED: (lambda: converted.run({"image": image}), calls),
+        LOADED: (lambda: loaded.predict(image), calls),
+        FUNCTION: (lambda: function.run({"image": image}), calls),
     }
     for call, _ in ways.values():
         call()
@@ -156,7 +157,7 @@ def measure_keras(folder: Path, repeats: int, calls: int) -> None:
 
 
 def litert_figures(folder: Path, repeats: int, calls: int, seconds: Seconds) -> list[Figure]:  # noqa: ARG001
-    """Measure a process that imports Solar Corona, opens a LiteRT file and runs it."""
+    """Measure a process that imports Solar Corona, loads a LiteRT file and predicts with it."""
     found = [tuple(map(float, _python(EDGE, folder / "m.tflite").split())) for _ in range(repeats + 1)]
     # The first one reads files that the others find in memory.
     imports, resident = [each[0] for each in found[1:]], [each[1] for each in found[1:]]

@@ -61,6 +61,8 @@ class KerasTrainable:
             "callbacks": list(callbacks),
             "steps_per_epoch": steps_per_epoch,
             "verbose": verbose,
+            # Any other loader shuffles by itself, and Keras warns of a request that it cannot meet.
+            "shuffle": is_arrays(train_loader) or isinstance(train_loader, keras.utils.PyDataset),
         }
         self._batch_size = batch_size
         self.parts = (Part(train_loader, batch_size=batch_size), Part(test_loader, batch_size=batch_size))
@@ -126,7 +128,7 @@ class KerasTrainable:
         samples = self.summary.samples
         if self._chosen[0] is not None:
             samples = len(self._chosen[0])
-            fit |= {"batch_size": self.parts[0].batch_size, "steps_per_epoch": None}
+            fit |= {"batch_size": self.parts[0].batch_size, "steps_per_epoch": None, "shuffle": True}
             history = model.fit(*self.parts[0].of(self._chosen[0]), **fit)
         elif is_arrays(self._train_loader):
             history = model.fit(*self._train_loader, **fit)

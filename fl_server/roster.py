@@ -12,9 +12,10 @@ from flwr.app import RecordDict
 from ..core.events import EdgeJoined, EdgeLeftOut, Event, Warned
 from ..lib.exchange import Answer, ArraySpec, Instruction, Verb
 from ..lib.flower_objects import NODE_GONE
+from ..strategies.model_form import describe_difference
 from .mail import Mail, Outgoing, Reply, Sent
 
-__all__ = ["Member", "Roster", "describe_difference"]
+__all__ = ["Member", "Roster"]
 
 
 @dataclass
@@ -183,13 +184,3 @@ class Roster:
 
     def _misfit(self, about: Answer) -> str | None:
         return describe_difference(about.arrays, self._reference) if self._reference is not None else None
-
-
-def describe_difference(found: list[ArraySpec], expected: list[ArraySpec]) -> str | None:
-    """Say in words how one model's form differs from another's, or None where it does not."""
-    if found == expected:
-        return None
-    if len(found) != len(expected):
-        return f"its model has {len(found)} arrays, the job's has {len(expected)}; every edge must build the same model"
-    ours, theirs = next((a, b) for a, b in zip(found, expected, strict=True) if a != b)
-    return f"its model has {ours} where the job's has {theirs}; every edge must build the same model"

@@ -30,6 +30,7 @@ __all__ = ["EdgeModel"]
 _log = logging.getLogger(__name__)
 _AT_ONCE = 4
 _MOST_SAID = 100
+_NOBODY_DECIDES: Sequence[Decision | None] = ()
 _Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -41,10 +42,8 @@ class _Shallow:
     outputs: _Outputs
     result: Any
     decisions: Sequence[Decision | None]
+    hard: Sequence[int]
     seconds: float
-
-    def hard(self) -> list[int]:
-        return [place for place, decision in enumerate(self.decisions) if decision is not None and decision.upload]
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,12 @@ class EdgeModel:
         ModelError
             If the sample is not what the shallow model takes.
         """
-        return self._answer(self._think(sample)).result
+        shallow = self._think(sample)
+        if shallow.hard:
+            return self._answer(shallow).result
+        # Most samples come this way, and their story is told to nobody.
+        self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
+        return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
         """Return the full story of the answer: one for a sample, a list for a batch; see `predict`."""
@@ -163,7 +167,7 @@ class EdgeModel:
 
     def _begin(self, frame: Any, uploads: ThreadPoolExecutor, under_way: threading.Semaphore) -> Future[Inference]:
         shallow = self._think(frame)
-        wanted = bool(shallow.hard()) and self._deep is not None
+        wanted = bool(shallow.hard)
         if wanted and under_way.acquire(blocking=False):
 
             def work() -> Inference:
@@ -187,11 +191,14 @@ class EdgeModel:
         result = _in_form(outputs, batch)
         if self._post is not None:
             result = self._post(result)
-        return _Shallow(batch, outputs, result, self._decide(batch, outputs, result), time.perf_counter() - begin)
+        decisions = self._decide(batch, outputs, result) if self._algorithm is not None else _NOBODY_DECIDES
+        hard = [place for place, decision in enumerate(decisions) if decision is not None and decision.upload]
+        return _Shallow(
+            batch, outputs, result, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
+        )
 
     def _decide(self, batch: Given, outputs: _Outputs, result: Any) -> Sequence[Decision | None]:
-        if self._algorithm is None:
-            return [None] * len(batch)
+        assert self._algorithm is not None
         found = []
         for place in range(len(batch)):
             own = [value[place] for value in outputs.values()]
@@ -202,7 +209,7 @@ class EdgeModel:
 
     def _answer(self, shallow: _Shallow, *, instead: str | None = None) -> _Answer:
         """Return the deep model's answer where it is wanted and can be had, else the shallow one's."""
-        hard = shallow.hard() if self._deep is not None else []
+        hard = shallow.hard
         deep, trouble, result, begin = None, instead, shallow.result, time.perf_counter()
         if hard and instead is None:
             try:
@@ -212,7 +219,8 @@ class EdgeModel:
                 self._warn_once(error)
         cloud_seconds = time.perf_counter() - begin if hard and instead is None else None
         stories = []
-        for place, decision in enumerate(shallow.decisions):
+        for place in range(len(shallow.given)):
+            decision = shallow.decisions[place] if shallow.decisions else None
             wanted = place in hard
             by_cloud = wanted and deep is not None
             degraded = wanted and not by_cloud
@@ -279,7 +287,7 @@ class EdgeModel:
         for story in stories:
             seconds = story.edge_seconds + (story.cloud_seconds or 0.0)
             self._recorder.answered(story.source, seconds, degraded=story.degraded)
-        if self._deep is not None:
+        if self._deep is not None and any(story.cloud_seconds is not None for story in stories):
             self._recorder.told(circuit=self._deep.circuit, deep_model=deep.model if deep is not None else None)
 
     def _warn_once(self, error: Exception) -> None:

@@ -82,6 +82,10 @@ def given(sample: Any, prepared: Any, specs: Sequence[TensorSpec]) -> Given:
     specs
         The model's inputs. An array with one axis less than its spec is one sample.
     """
+    if len(specs) == 1 and isinstance(prepared, np.ndarray) and prepared.ndim == len(specs[0].shape) - 1:
+        # One sample of the only input: what a camera gives, frame by frame.
+        value = _cast(prepared, specs[0].dtype)
+        return Given((sample,), {specs[0].name: value[None]}, single=True)
     arrays = named_inputs(prepared, specs)
     single = all(len(array.shape) == len(spec.shape) - 1 for array, spec in zip(arrays.values(), specs, strict=False))
     if single:

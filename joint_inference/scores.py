@@ -89,7 +89,9 @@ def _probabilities(output: NDArray[Any]) -> NDArray[np.float64]:
         p = float(values[0])
         p = p if 0 <= p <= 1 else 1 / (1 + float(np.exp(-min(max(p, -700.0), 700.0))))
         return np.array([1 - p, p])
-    if values.min() >= -_ROUNDING and abs(float(values.sum()) - 1) <= _ROUNDING:
+    # Of a few numbers, sums in Python are faster than NumPy's.
+    listed = values.tolist()
+    if min(listed) >= -_ROUNDING and abs(sum(listed) - 1) <= _ROUNDING:
         return values
     powers = np.exp(values - values.max())
     found: NDArray[np.float64] = powers / powers.sum()

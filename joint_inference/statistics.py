@@ -49,11 +49,11 @@ class Latencies:
         self.count = 0
         self._buckets = [0] * _BUCKETS
 
-    def add(self, seconds: float) -> None:
-        """Count one duration."""
+    def add(self, seconds: float, times: int = 1) -> None:
+        """Count one duration, or as many of the same."""
         place = int(math.log(seconds / _FIRST) / _STEP) if seconds > _FIRST else 0
-        self._buckets[min(place, _BUCKETS - 1)] += 1
-        self.count += 1
+        self._buckets[min(place, _BUCKETS - 1)] += times
+        self.count += times
 
     def quantile(self, share: float) -> float | None:
         """Return the duration in seconds that `share` of all do not exceed; None without any."""
@@ -153,15 +153,15 @@ class Recorder:
         self._closed = threading.Event()
         self._writer: threading.Thread | None = None
 
-    def answered(self, source: Source, seconds: float, *, degraded: bool = False) -> None:
-        """Count a sample that was answered, and how long that took."""
+    def answered(self, source: Source, seconds: float, *, degraded: bool = False, samples: int = 1) -> None:
+        """Count samples that were answered together, and how long that took."""
         with self._lock:
             if self._begin is None:
                 self._begin = time.monotonic() - seconds
                 self._start()
-            self._frames += 1
-            self._degraded += degraded
-            self._latencies[source].add(seconds)
+            self._frames += samples
+            self._degraded += samples if degraded else 0
+            self._latencies[source].add(seconds, samples)
 
     def uploaded(self, samples: int = 1, *, bytes_up: int = 0, bytes_down: int = 0) -> None:
         """Count samples that were sent to the deep model, and the bytes of it."""

@@ -203,5 +203,13 @@ def _resumes(make: Callable[[], Strategy]) -> None:
 
 def _round(strategy: Strategy, number: int) -> ArrayRecord | None:
     messages = list(strategy.configure_train(number, _record(_weights(0)), ConfigRecord(), _nodes()))
+    for message in messages:
+        for arrays in arrays_in(message.content).values():
+            form = {name: (tuple(array.shape), array.dtype) for name, array in arrays.items()}
+            _require(
+                form == {name: (value.shape, str(value.dtype)) for name, value in _weights(0).items()},
+                f"a train message of round {number} carries a model that is not of the job's form, which edges refuse: "
+                f"{form}; give a strategy inside yours back what it made in the dtypes of the replies",
+            )
     result, _ = strategy.aggregate_train(number, _replies(messages, lambda node: 10 * number + node, samples=10))
     return result

@@ -15,7 +15,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp.strategy import Strategy
 
 from ..core.errors import StrategyError
+from ..lib.exchange import array_specs
 from ..lib.records import arrays_in, configs_in
+from .model_form import of_form
 from .nodes import ReadyNodes
 from .state import restore
 
@@ -113,11 +115,24 @@ class Track:
         return lambda replies: self.groups[group].base.aggregate_train(server_round, replies)
 
     def take(self, results: Mapping[str, ArrayRecord | None], samples: Mapping[str, float]) -> None:
-        """Take over a round's models; a group without one keeps its last."""
+        """Take over a round's models; a group without one keeps its last.
+
+        Raises
+        ------
+        StrategyError
+            If a base strategy made a model that is not of its group's form.
+        """
         for name, arrays in results.items():
-            if arrays is not None:
-                self.groups[name].arrays = arrays
-                self.groups[name].samples = samples.get(name, 0.0)
+            if arrays is None:
+                continue
+            group = self.groups[name]
+            try:
+                group.arrays = of_form(arrays, array_specs(group.arrays))
+            except (TypeError, ValueError) as error:
+                raise StrategyError(
+                    f"the base strategy of {name} made a model that no edge can take: {error}"
+                ) from error
+            group.samples = samples.get(name, 0.0)
         if self.couple is not None and len(self.groups) > 1:
             for name, arrays in self.couple({n: (g.arrays, g.samples) for n, g in self.groups.items()}).items():
                 self.groups[name].arrays = arrays

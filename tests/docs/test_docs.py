@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -105,3 +106,28 @@ def test_a_stale_generated_page_is_told_with_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr
     assert "1 page(s) of docs/reference are not what the code says; run `make docs`" in done.stderr
     assert "-old" in done.stderr
+
+
+def test_the_pictures_of_similar_tasks_show_what_was_measured() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/draw_similar_tasks.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_figures_that_pages_name_were_measured() -> None:
+    row = re.compile(r"^\| *(?:`(?P<file>\w+\.json)`)? *\| (?P<figures>`\w+`(?:, `\w+`)*) \|", re.MULTILINE)
+    measured: set[str] = set()
+    seen = 0
+    for match in row.finditer(prose(ROOT / "docs" / "explanation" / "similar-tasks.md")):
+        if match["file"]:
+            figures = json.loads((ROOT / "benchmarks" / "results" / match["file"]).read_text())["figures"]
+            measured = {figure["name"] for figure in figures}
+        named = set(re.findall(r"`(\w+)`", match["figures"]))
+        assert named <= measured, f"{named - measured} are in no file of benchmarks/results"
+        seen += len(named)
+    assert seen > 12

@@ -11,9 +11,10 @@ from flwr.app import RecordDict
 
 from solar_corona.core.events import EdgeJoined, EdgeLeftOut, Warned
 from solar_corona.fl_server.mail import Mail, Outgoing
-from solar_corona.fl_server.roster import Roster, describe_difference
+from solar_corona.fl_server.roster import Roster
 from solar_corona.lib.exchange import ArraySpec, Instruction, Verb
 from solar_corona.lib.flower_objects import NODE_GONE
+from solar_corona.strategies.model_form import describe_difference
 
 
 @dataclass

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from solar_corona.fl_server.mail import Reply, Sent
-from solar_corona.fl_server.screening import evaluation_fault, model_fault, of_form, train_fault
+from solar_corona.fl_server.screening import evaluation_fault, train_fault
 from solar_corona.lib import exchange
 from solar_corona.lib.exchange import Instruction, Verb
+from solar_corona.strategies.model_form import model_fault, of_form
 
 GOOD = {"w": np.ones((2, 3), np.float32), "c": np.ones(2, np.complex64), "n": np.asarray(3, np.int64)}
 SPECS = exchange.array_specs(exchange.to_arrays(GOOD))

@@ -125,6 +125,21 @@ class Sends(FedAvg):
         return messages
 
 
+class SendsItsOwn(FlowerFedAvg):
+    """Sends what it made itself, with more digits than edges take."""
+
+    mine = None
+
+    def configure_train(self, server_round, arrays, config, grid):
+        return super().configure_train(server_round, self.mine or arrays, config, grid)
+
+    def aggregate_train(self, server_round, replies):
+        arrays, metrics = super().aggregate_train(server_round, replies)
+        if arrays is not None:
+            self.mine = ArrayRecord({k: Array(v.numpy().astype(np.float64)) for k, v in arrays.items()})
+        return self.mine, metrics
+
+
 class EvaluatesWrongly(FedAvg):
     def configure_evaluate(self, server_round, arrays, config, grid):
         return super().configure_train(server_round, arrays, config, grid)
@@ -173,6 +188,7 @@ def hides():
         (AsksNobody, "configure_train returned no message although six edges are there"),
         (AsksStrangers, "a message goes to a node that is not there"),
         (Sends, "configure_train raised NotImplementedError: .*the round loop does the sending"),
+        (SendsItsOwn, "a train message of round 2 carries a model that is not of the job's form, which edges refuse"),
         (EvaluatesWrongly, "configure_evaluate must return evaluate messages"),
         (RaisesInEvaluation, "configure_evaluate or aggregate_evaluate raised KeyError"),
         (hides(), "after a restart the strategy goes on differently"),

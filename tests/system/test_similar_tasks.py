@@ -17,8 +17,8 @@ OPTIONS = {"base": "fedavg", "transfer": "auto", "guard_rounds": 2}
 def two_tasks(make_job):
     """Return a function that lays out a job whose edges with odd numbers name the classes differently."""
 
-    def make(*, edges=4, rounds=5, **more):
-        job = make_job(edges=edges, rounds=rounds, algorithm="similarity-grouping", options=OPTIONS, **more)
+    def make(*, edges=4, rounds=5, options=OPTIONS, **more):
+        job = make_job(edges=edges, rounds=rounds, algorithm="similarity-grouping", options=options, **more)
         for i in range(edges):
             for name, seed, count in ((f"edge-{i}", i, 90), (f"eval-{i}", 100 + i, 60)):
                 rng = np.random.default_rng(seed)
@@ -64,8 +64,11 @@ def test_similar_tasks_are_found_and_each_edge_ends_with_its_groups_model(two_ta
     job.assert_no_leftovers()
 
 
-def test_a_killed_server_goes_on_with_the_groups_it_had(two_tasks):
-    job = two_tasks(rounds=7)
+@pytest.mark.parametrize("compression", ["none", "topk"])
+def test_a_killed_server_goes_on_with_the_groups_it_had(two_tasks, compression):
+    adaptive = {"base": "fedadam", "base_options": {"eta": 0.3}, "guard_rounds": 2}
+    options = OPTIONS if compression == "none" else adaptive
+    job = two_tasks(rounds=7, compression=compression, options=options)
     job.hook("def before_training(model, round, edge):\n    time.sleep(0.3)\n")
     process = job.start()
     job.wait_for_round(3)
@@ -79,6 +82,7 @@ def test_a_killed_server_goes_on_with_the_groups_it_had(two_tasks):
     asked = [e for e in job.events("tasks-grouped") if "signatures" in e.reason]
     assert len(asked) == 1, "signatures of edges that were known are not asked for again"
     assert min(e.metrics["accuracy"] for e in job.events("edge-finished")) > 0.9
+    assert all(e.bytes_up > 0 < e.bytes_down for e in job.events("round-finished"))
 
 
 def test_an_attribute_of_the_data_divides_an_edge_into_tasks(two_tasks):

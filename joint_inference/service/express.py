@@ -34,7 +34,7 @@ _LARGEST_BODY = 1 << 16
 _MOST_TARGETS = 1024
 _PLAIN_PATH = b"/v2/models/"
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
-_OTHER_WAYS = (b"transfer-encoding", b"content-encoding", b"expect", b"connection", b"upgrade")
+_OTHER_WAYS = (b"transfer-encoding", b"content-encoding", b"expect", b"upgrade")
 _CONTENT_TYPES = (None, b"application/octet-stream")
 _HEAD = (
     b"content-length: %d\r\nx-request-id: %b\r\ncontent-type: application/octet-stream\r\n"
@@ -216,7 +216,7 @@ class Express:
             return None
         if found.get(b"content-type") not in _CONTENT_TYPES or any(name in found for name in _OTHER_WAYS):
             return None
-        if not self._lets_in(found):
+        if found.get(b"connection", b"keep-alive").lower() != b"keep-alive" or not self._lets_in(found):
             return None
         try:
             model = self._models.find(*target)

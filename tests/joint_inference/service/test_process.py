@@ -316,14 +316,17 @@ NUMBERS = np.array([[1, 2, 3]], np.float32)
     ],
 )
 def test_binary_requests_are_answered_as_others_are(served, model, inputs, request_, status, says):
-    before = _count(served, "solar_corona_refused_total")
+    name, _, version = model.partition("/versions/")
+    version = version or ("2" if name == "times" else "1")
+    metric = f'solar_corona_requests_total{{model="{name}",status="{status}",version="{version}"}}'
+    before = _count(served, metric)
     reply = _binary(served, model, inputs, **request_)
     assert reply.status_code == status, reply.text
     assert says in reply.text
     assert reply.headers["x-request-id"] == "b-1"
     if status not in (200, 404):
         assert "error" in reply.json()
-    assert _count(served, "solar_corona_refused_total") - before <= (status == 404)
+    assert _count(served, metric) - before == (status != 404)
 
 
 def test_a_client_that_goes_within_its_body_leaves_nothing_behind(served):

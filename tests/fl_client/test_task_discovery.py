@@ -71,7 +71,7 @@ def test_each_step_is_answered_with_what_the_next_one_needs():
     sums = ClassSums.of_response(ask(Step.SUMS, edge), 32)
     assert sums.counts.sum() == 400
     assert sums.chunk == 10
-    first, second = pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame, MODEL.frame)), (MODEL.frame,) * 2)
+    first, second = pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame, MODEL.frame)), (MODEL.frame,) * 2, 32)
     assert first.samples == second.samples == 200
     clusters = Clusters.of_response(ask(Step.CLUSTERS, edge, frames=(MODEL.frame,), tasks=3), 1)
     np.testing.assert_allclose(np.sort(clusters.places[:, 0]), [-1, 1], atol=0.2)
@@ -112,7 +112,7 @@ def test_one_class_and_constant_features_are_answered_with_numbers(chunk):
         Unlabelled((x, np.zeros(200, np.int64)), tasks=Tasks(division="discovery", chunk=chunk)),
     ):
         ClassSums.of_response(ask(Step.SUMS, edge), 32)
-        pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame,)), (MODEL.frame,))
+        pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame,)), (MODEL.frame,), 32)
         Clusters.of_response(ask(Step.CLUSTERS, edge, frames=(MODEL.frame,), tasks=4), 1)
         sums_of(ask(Step.FIT, edge, frames=(MODEL.frame,), places=MODEL.places), 2, 1)
 

@@ -48,6 +48,7 @@ from .screening import model_fault, of_form
 __all__ = ["ExportedModel", "Limits", "Progress", "RoundLoop"]
 
 _EXPORT_WITHIN = 120.0
+_STILL_WAITING = 6.0  # longer than an edge takes to connect again; most have been let go and do not come
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,17 @@ class RoundLoop(Floor):
             self._after_round(number)
         self._query(self._limits.rounds + 1)  # an edge that came last gets a model for its own data too
         self._on_export(self._export())
+        self._finish()
+
+    def let_go(self) -> None:
+        """Hand the final model to the edges that still wait for it; all rounds are done, and the model is saved."""
+        self._specs = exchange.array_specs(self._model())
+        self._roster.set_reference(self._specs, self._progress.round)
+        end = time.monotonic() + _STILL_WAITING
+        while self._roster.missing() and time.monotonic() < end:
+            for _ in self._step(look_every=LOOK_EVERY_WAITING):
+                pass
+            time.sleep(LOOK_EVERY_WAITING / 2)
         self._finish()
 
     def _round(self, number: int) -> None:

@@ -229,6 +229,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (floor, round_loop):
         monkeypatch.setattr(module, "LOOK_EVERY_WAITING", 0.002)
     monkeypatch.setattr(round_loop, "_EXPORT_WITHIN", 0.5)
+    monkeypatch.setattr(round_loop, "_STILL_WAITING", 0.1)
 
 
 @pytest.fixture
@@ -246,6 +247,7 @@ def run_job() -> Callable[..., Ran]:
         listed: Iterable[str] | None = None,
         after_round: Callable[[int], None] | None = None,
         progress: Progress | None = None,
+        saved: bool = False,
     ) -> Ran:
         grid = ScriptedGrid(edges)
         ran = Ran(grid, progress or Progress())
@@ -271,7 +273,7 @@ def run_job() -> Callable[..., Ran]:
             on_export=lambda exported: setattr(ran, "exported", exported),
         )
         try:
-            loop.run()
+            loop.let_go() if saved else loop.run()
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             ran.error = error
         return ran

@@ -25,6 +25,7 @@ from solar_corona.core.events import (
     Warned,
 )
 from solar_corona.fl_server.round_loop import Progress
+from solar_corona.lib import exchange
 from solar_corona.lib.exchange import Verb
 from solar_corona.strategies import FedAvg
 
@@ -417,6 +418,17 @@ def test_a_strategy_may_evaluate_other_edges_than_it_trains(run_job, edge):
     assert Counter(ran.sent(Verb.EVALUATE)) == {"b": 2, "c": 2}
     found = {e.round: set(e.edges) for e in ran.of(RoundEvaluated)}
     assert found == {0: {"a"}, 1: {"b", "c"}, 2: {"b", "c"}, 3: {"a", "b", "c"}}
+
+
+def test_a_server_that_was_lost_at_the_end_lets_go_those_that_still_wait(run_job, edge):
+    done = Progress(round=2, arrays=exchange.to_arrays({"w": np.full(3, 2.0, np.float32), "n": np.asarray(7)}))
+    ran = ok(run_job(edge("b"), listed=["a", "b"], min_edges=2, progress=done, saved=True))
+    assert [e.edge for e in ran.of(EdgeFinished)] == ["b"]
+    assert next(iter(ran.grid.nodes.values())).model == 2.0
+    assert (ran.rounds, ran.exported) == ([], None)
+    assert {verb for _, verb, _ in ran.grid.sent} == {Verb.HELLO, Verb.FINISH}
+    ran = ok(run_job(listed=["a", "b"], min_edges=2, progress=done, saved=True))
+    assert ran.of(EdgeFinished) == []
 
 
 def test_the_strategy_sees_ordinary_replies_and_none_of_our_own_records(run_job, edge):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -145,7 +145,7 @@ class RoundLoop(Floor):
         self._emit(RoundStarted(round=number, edges=len(messages)))
         self._mail.send([*self._train_messages(state, messages), *self._evaluate_messages(state, messages)])
         replies = self._train_replies(state)
-        result, metrics = self._call("aggregate_train", lambda s: s.aggregate_train(number, replies))
+        result, metrics = self._call("aggregate_train", lambda s: s.aggregate_train(number, self._as_taken(replies)))
         for _ in replies:  # A strategy may stop early; what is on its way is still screened.
             pass
         if result is None:
@@ -168,6 +168,11 @@ class RoundLoop(Floor):
         self._report_evaluation(number - 1, state.evaluations)
         self._to_evaluate = self._evaluation(number)
         self._emit_told()
+
+    def _as_taken(self, replies: Iterator[Message]) -> Iterable[Message]:
+        """Return replies one by one, or all at once for Flower's own: they keep all, and some look at them twice."""
+        flowers = type(self._strategy).aggregate_train.__module__.partition(".")[0] == "flwr"
+        return list(replies) if flowers else replies
 
     def _query(self, number: int) -> None:
         """Let a strategy that asks edges before they train do so, as often as it has questions."""

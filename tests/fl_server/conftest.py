@@ -39,6 +39,7 @@ class ScriptedEdge:
     initial: str = "good"
     final: str = "good"
     says: str | None = None
+    bit: int | None = None  # whether its update was within the norm that a strategy allows
     hello: int | None = None  # an error's code in place of an answer to the greeting
     took: dict[int, float] = field(default_factory=dict)  # seconds that a round's training is said to take
     told: dict[int, float] = field(default_factory=dict)  # how long the server says that the slowest edge takes
@@ -93,7 +94,8 @@ class ScriptedEdge:
         if instruction.evaluate and self.eval_samples:
             records[exchange.EVALUATION] = self.metrics()
         records["arrays"] = self.arrays(self.model + 1)
-        records["metrics"] = exchange.to_metrics(self.samples, {"loss": 1.0})
+        bit = {} if self.bit is None else {"norm_bit": float(self.bit)}
+        records["metrics"] = exchange.to_metrics(self.samples, {"loss": 1.0, **bit})
         self.told[instruction.round] = instruction.slowest
         action = self.script.get(instruction.round, "good")
         match action:

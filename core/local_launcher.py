@@ -197,6 +197,7 @@ class LocalLauncher:
         """End a job whose scripts all ended well without taking part: its server would wait in vain."""
         edges = [] if self._waiting else self._plan.of_role("edge")
         left = edges and all(self._processes[w.name].popen.poll() == 0 and not has_result(w.name) for w in edges)
+        left = left and not self._folder.is_saved()  # else they may have left with the final model
         self._all_left = (self._all_left or time.monotonic()) if left else None
         if self._all_left is not None and time.monotonic() - self._all_left > _LEFT_WITHIN:
             raise JobFailedError(

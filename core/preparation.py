@@ -114,7 +114,7 @@ def prepared(
             folder, changes = _to_resume(job_file, overrides, runs)
             file = read(job_file, changes)
             check(file)
-            folder.clear_failures()
+            folder.clear_outcome()
             _lay_out(file, folder, changes, command)
             yield file, folder
             return

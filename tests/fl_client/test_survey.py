@@ -36,7 +36,7 @@ def node(folder, *, data=None, count=120, kind=Mlp, rules=None):
     return Node("edge-0", model, samples=len(train[0]), eval_samples=40, data=edge_data, folder=folder)
 
 
-def ask(edge, *, spec=SPEC, model=None, found=(), **said):
+def ask(edge, *, spec=SPEC, model=None, found=None, **said):
     question = SurveyQuestion(spec=spec, **said).to_question(found, model).to_content()
     reply = edge.answer(exchange.attach(question, Instruction(verb=Verb.QUERY, round=1)))
     return Response.from_content(reply)

@@ -223,7 +223,6 @@ def test_a_few_edges_with_units_of_their_own_do_not_choose_the_scale_of_all():
         ({"dimension": 0}, "dimension is 0: input should be greater than or equal to 1; set it under aggregation"),
         ({"noise": -1}, "noise is -1: input should be greater than or equal to 0; set it under aggregation.options"),
         ({"min_count": 1}, "min_count is 1: input should be greater than or equal to 3; set it under"),
-        ({"seed": "x"}, "seed is 'x': input should be a valid integer, unable to parse string as an integer; set it"),
         ({"embedding": "cosine"}, "embedding is 'cosine', expected one of random, model; set it under aggregation"),
         ({"warm_rounds": -1}, "warm_rounds is -1, expected a whole number from 0; set it under aggregation.options"),
     ],

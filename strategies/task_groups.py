@@ -14,7 +14,7 @@ from ..core.events import TaskPlace, TasksGrouped
 from ..lib.signature_distance import label_free_eta
 from ..lib.signatures import Signature, SignatureSpec
 from ..lib.survey import SurveyAnswer, signature_digest
-from .grouping import Grouping, group, rebuild, regroup
+from .grouping import Grouping, assign, group, rebuild, regroup
 
 __all__ = ["Task", "TaskGroups"]
 
@@ -70,7 +70,9 @@ class TaskGroups:
         tasks = []
         for place, (about, part) in enumerate(zip(answer.tasks, parts, strict=True)):
             signature = Signature.from_bytes(part)
-            if signature.identity != self.spec.identity:
+            if (signature.identity, signature.dimension) != (self.spec.identity, self.spec.dimension) or (
+                signature.labelled and not self.spec.use_labels
+            ):
                 raise WireError(
                     "its signature was made in another way than the job's; update Solar Corona on that edge"
                 )
@@ -94,7 +96,7 @@ class TaskGroups:
     def regroup(self) -> dict[tuple[str, int], tuple[str | None, str]]:
         """Find the groups anew and return which tasks have moved: (edge, place) → (from, to)."""
         before = dict(self._groups)
-        signed = [task for tasks in self.tasks.values() for task in tasks if task.signature is not None]
+        signed = self._compared()
         signatures = [task.signature for task in signed if task.signature is not None]
         self._groups = {}
         if signed:
@@ -107,6 +109,7 @@ class TaskGroups:
             for task, label in zip(signed, self._grouping.labels, strict=True):
                 if label >= 0:
                     self._groups[task.edge, task.place] = _name(label)
+            self._place_by_inputs(before, self._grouping)
         largest = self._largest()
         for tasks in self.tasks.values():
             for task in tasks:
@@ -114,6 +117,25 @@ class TaskGroups:
                 known = before.get((task.edge, task.place)) if task.signature is None else None
                 self._groups.setdefault((task.edge, task.place), known or largest)
         return {key: (before.get(key), name) for key, name in self._groups.items() if before.get(key) != name}
+
+    def _compared(self) -> list[Task]:
+        """Return the tasks whose signatures make the groups: the labelled ones, unless most have no labels."""
+        signed = [task for tasks in self.tasks.values() for task in tasks if task.signature is not None]
+        labelled = [task for task in signed if task.signature is not None and task.signature.labelled]
+        return labelled if 2 * len(labelled) >= len(signed) else signed
+
+    def _place_by_inputs(self, before: Mapping[tuple[str, int], str], grouping: Grouping) -> None:
+        """Give tasks without labels to the groups of the others by their inputs alone: to the last, if it accepts."""
+        for tasks in self.tasks.values():
+            for task in tasks:
+                key = task.edge, task.place
+                if task.signature is None or task.signature.labelled or key in self._groups:
+                    continue
+                last = [g for g in grouping.groups if _name(g.id) == before.get(key)]
+                found = assign(task.signature, last).group if last else None
+                found = assign(task.signature, grouping.groups).group if found is None else found
+                if found is not None:
+                    self._groups[key] = _name(found)
 
     def _largest(self) -> str:
         sizes: dict[str, int] = {}
@@ -232,7 +254,7 @@ class TaskGroups:
         digests = state["digests"]
         self.digests = dict(digests) if isinstance(digests, dict) else {}
         self.signature_bytes = int(str(state["signature_bytes"]))
-        self._grouped = [t for tasks in self.tasks.values() for t in tasks if t.signature is not None]
+        self._grouped = self._compared()
         if self._grouped:
             labels = [int(self._groups[t.edge, t.place].removeprefix(_PREFIX)) - 1 for t in self._grouped]
             signatures = [t.signature for t in self._grouped if t.signature is not None]

@@ -69,6 +69,10 @@ BROKEN = {
         "version 2, expected b'SCSG' version 1; update both sides to the same version",
     ),
     "another spec": (signed(identity=lambda i: i ^ 1), "was made in another way than the job's"),
+    "dimension": (
+        signed(means=lambda m: m[:, :16].astype(np.float16).astype(np.float32)),
+        "was made in another way than the job's",
+    ),
     "length": (lambda r: Response("survey", r.text, parts=tuple(p + p for p in r.parts)), "bytes, expected"),
     "NaN": (signed(means=lambda m: m * np.float32("nan")), "has means that are not finite numbers"),
     "absurd means": (signed(means=lambda m: m + np.float32(1e6)), "has means beyond what a cosine can give"),
@@ -189,6 +193,24 @@ def test_an_edge_without_labels_is_compared_by_inputs_and_that_is_said(task):
     assert told == ["edge-8 has no labels: where it is compared, only inputs count"]
     assert groups_in(run)["edge-8", "all"] == groups_in(run)[f"edge-{task}", "all"]
     assert {t.edge for e in run.events if e.event == "tasks-grouped" for t in e.tasks if not t.labelled} == {"edge-8"}
+
+
+def test_one_edge_without_labels_does_not_take_those_of_the_others_away():
+    """Tasks whose inputs are alike differ by their labels only."""
+    edges = [*fleet(swap=True), edge("edge-8", 0, 321, kind=Unlabelled, swap=True)]
+    run = simulate(edges, ours(), rounds=2)
+    groups = groups_in(run)
+    assert len({groups[f"edge-{i}", "all"] for i in (0, 2, 4, 6)}) == 1
+    assert len({groups[f"edge-{i}", "all"] for i in (1, 3, 5, 7)}) == 1
+    assert len(set(groups.values())) == 2
+
+
+def test_edges_without_labels_are_grouped_by_inputs_where_most_have_none():
+    edges = [edge(f"edge-{i}", i % 2, i, kind=Unlabelled if i < 6 else Mlp) for i in range(8)]
+    run = simulate(edges, ours(), rounds=2)
+    first, second = by_task(run)
+    assert len(first) == len(second) == 1
+    assert first != second
 
 
 def test_labels_of_minus_one_are_labels():

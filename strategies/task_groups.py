@@ -41,7 +41,7 @@ class TaskGroups:
     Parameters
     ----------
     spec
-        How signatures are made; others are refused.
+        How signatures are made; others are refused. It may be completed before the first one comes.
     """
 
     def __init__(self, spec: SignatureSpec) -> None:
@@ -53,11 +53,6 @@ class TaskGroups:
         self._groups: dict[tuple[str, int], str] = {}
         self._grouping: Grouping | None = None
         self._grouped: list[Task] = []
-
-    def restart(self, spec: SignatureSpec) -> None:
-        """Go by another spec: all signatures so far are forgotten, their groups' names are not."""
-        self.spec = spec
-        self.tasks, self._grouped = {}, []
 
     def take(self, edge: str, answer: SurveyAnswer, parts: tuple[bytes, ...]) -> None:
         """Take an edge's signatures in place of those it gave before.
@@ -229,7 +224,6 @@ class TaskGroups:
             "tasks": [[t.edge, t.place, t.name, t.samples, t.labelled, self._groups[t.edge, t.place]] for t in known],
             "refused": dict(self.refused),
             "digests": dict(self.digests),
-            "spec": self.spec.model_dump(mode="json"),
             "next_id": self._grouping.next_id if self._grouping is not None else 0,
             "signature_bytes": self.signature_bytes,
             "lengths": [len(part) for part in signed],
@@ -240,7 +234,6 @@ class TaskGroups:
         """Take back what `state` gave; the groups keep their names."""
         data = np.asarray(state["signatures"], np.uint8).tobytes()
         offset = 0
-        self.spec = SignatureSpec.model_validate(state["spec"])
         self.tasks, self._groups = {}, {}
         for said, length in zip(_list(state["tasks"]), _list(state["lengths"]), strict=True):
             edge, place, name, samples, labelled, group_name = said

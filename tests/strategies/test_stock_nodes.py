@@ -11,8 +11,7 @@ import pytest
 from benchmarks._simulation import Edge, Mlp, simulate
 from solar_corona.core.spec import Tasks
 from solar_corona.strategies import create
-from solar_corona.strategies.state import restore, state_of
-from solar_corona.tests.strategies.fleets import Pulled, by_task, edge, finals, fleet, groups_in, samples
+from solar_corona.tests.strategies.fleets import Pulled, by_task, finals, fleet, groups_in, samples
 
 
 class Embedding(Mlp):
@@ -51,21 +50,6 @@ def test_edges_are_grouped_and_move_when_their_data_do(stock, options):
     others = {groups[f"edge-{i}", "all"] for i in (1, 3, 7, 2)}
     assert len(ones) == len(others) == 1
     assert ones != others
-
-
-def test_a_restored_server_has_a_late_edge_embed_by_the_model_that_the_others_had():
-    options = {"embedding": "model", "warm_rounds": 2, "guard_rounds": 0}
-    first, again = (create("similarity-grouping", options, min_edges=1, job={"rounds": 4}) for _ in range(2))
-    edges = fleet(kind=Embedding)
-    simulate(edges, first, rounds=4)
-    restore(again, state_of(first))
-    late = edge("edge-9", 1, 99, kind=Embedding)
-    found = simulate([*edges, late], again, rounds=4)
-    (told,) = (e for e in found.events if e.event == "tasks-grouped")
-    assert told.reason == "signatures of edge-9 came"
-    groups = {t.edge: t for t in told.tasks}
-    assert groups["edge-9"].group == groups["edge-1"].group != groups["edge-0"].group
-    assert groups["edge-9"].own < 0.1 < groups["edge-9"].next
 
 
 def test_tasks_that_edges_found_are_told_apart_in_every_process(stock):

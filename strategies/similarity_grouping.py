@@ -228,9 +228,8 @@ class SimilarityGrouping(Strategy):
         members = self._members(here, arrays)
         chosen = self._own.configure(server_round, members, self._names.of)
         self._events += told(self._own, server_round, chosen)
-        tracks = self._trials.begin(self._own, self._groups, arrays)
         self._events += self._trials.told(server_round, self._own)
-        for track in tracks:
+        for track in self._trials.begin(self._own, self._groups, arrays):
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
             for node, parts in track.configure(server_round, beside, self._names.of).items():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from logging import INFO
 from typing import Any
 
@@ -29,19 +29,16 @@ class Ditto(GroupedStrategy):
     ----------
     lam
         λ: 0 is training alone, large values keep v at w. The paper tries 0.05 to 2 and chooses on held-out samples.
-    base, base_options, fraction_train, finetune
-        See `GroupedStrategy`; all edges are one group.
+    **common
+        `base`, `base_options`, `fraction_train` and `finetune` of `GroupedStrategy`; all edges are one group.
     """
 
     def __init__(
         self,
         lam: float = 0.1,
-        base: str = "fedavg",
-        base_options: Mapping[str, Any] | None = None,
-        fraction_train: float = 1.0,
-        finetune: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(base, base_options, fraction_train=fraction_train, finetune=finetune)
+        super().__init__(**common)
         expect(0 < lam < float("inf"), "lam", lam, "a number above 0")
         self._lam = float(lam)
 

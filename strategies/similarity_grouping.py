@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import INFO
@@ -14,21 +13,19 @@ from flwr.common.logger import log as flower_log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
-from pydantic import ValidationError
 
 from ..core.errors import StrategySpecError, WireError
 from ..core.events import Event, Warned
 from ..lib import exchange
-from ..lib.compression import digest
-from ..lib.exchange import ModelOrder, WorkOrder, to_weights
+from ..lib.exchange import ModelOrder, WorkOrder
 from ..lib.questions import Response
 from ..lib.records import arrays_in, metrics_in, with_content
-from ..lib.signatures import InputMoments, SignatureSpec
-from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames, tell_known
+from ..lib.survey import SurveyAnswer, TaskNames, tell_known
 from .discovery import Discovery
 from .funnel import Funnel
 from .grouped import expect, told
 from .nodes import EdgeNames
+from .signing import EMBEDDINGS, Signing
 from .task_groups import TaskGroups
 from .tracks import Track, TrainPart
 from .trials import ONE, Trials, mean_model
@@ -38,7 +35,6 @@ __all__ = ["SimilarityGrouping"]
 
 _WEIGHT = "num-examples"
 _OWN = "groups"
-_EMBEDDINGS = ("random", "model")
 
 
 class SimilarityGrouping(Strategy):
@@ -127,13 +123,11 @@ class SimilarityGrouping(Strategy):
         self._own = Track(_OWN, partial(create, base, base_options, fraction=fraction_train))
         self._own.make_base()  # a wrong option is said now, not after the edges have come
         self._base, self._finetune = base, finetune
-        expect(embedding in _EMBEDDINGS, "embedding", embedding, f"one of {', '.join(_EMBEDDINGS)}")
+        expect(embedding in EMBEDDINGS, "embedding", embedding, f"one of {', '.join(EMBEDDINGS)}")
         expect(warm_rounds >= 0, "warm_rounds", warm_rounds, "a whole number from 0")
-        self._embeds, self._warm = embedding == "model", warm_rounds
-        self._reference: ArrayRecord | None = None
-        self._groups = TaskGroups(
-            _spec(dimension=dimension, seed=seed, noise=noise, min_count=min_count, use_labels=use_labels)
-        )
+        spec = {"dimension": dimension, "seed": seed, "noise": noise, "min_count": min_count, "use_labels": use_labels}
+        self._warm, self._signing = warm_rounds, Signing(embedding, **spec)
+        self._groups = TaskGroups(self._signing.spec)
         trial_rounds = guard_rounds if rounds is None else min(guard_rounds, max(1, rounds - 2))
         self._trials = Trials(
             partial(create, base, base_options), transfer=transfer, rounds=trial_rounds, keep_one=compare_global
@@ -145,7 +139,6 @@ class SimilarityGrouping(Strategy):
         self._evaluated: dict[str, dict[str, TrainPart]] = {}
         self._discovery = Discovery(enabled=discover)
         self._questioned: tuple[int, set[str]] = (0, set())
-        self._scale = True
         self._again: set[str] = set()
         self._notices: dict[str, str] = {}
 
@@ -157,10 +150,6 @@ class SimilarityGrouping(Strategy):
         """Ask the edges that are new, or whose updates do not fit, for their signatures: each once a round."""
         if server_round <= self._warm:
             return []
-        if self._embeds and self._reference is None:
-            self._reference = arrays
-            named = {"embedding": digest(to_weights(arrays))}
-            self._groups.restart(self._groups.spec.model_copy(update=named))
         here = self._names.here(grid)
         search = self._discovery.question()
         if search is not None:
@@ -174,9 +163,8 @@ class SimilarityGrouping(Strategy):
         self._questioned = server_round, asked | set(due.values())
         if not due:
             return []
-        model = None if self._reference is None else to_weights(self._reference)
-        said = SurveyQuestion(spec=self._groups.spec, scale=self._scale)
-        question = said.to_question(self._discovery.model, model).to_content()
+        question = self._signing.question(arrays, self._discovery.model)
+        self._groups.spec = self._signing.spec
         return [Message(question, dst_node_id=node, message_type="query") for node in due]
 
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
@@ -184,7 +172,9 @@ class SimilarityGrouping(Strategy):
         if self._discovery.search is not None:
             self._discovered(server_round, replies)
             return
-        replies = self._agree_on_scale(replies)
+        replies, anew = self._signing.agree(replies, begun=bool(self._groups.tasks))
+        self._groups.spec = self._signing.spec
+        self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply in anew)
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
         if came and self._discovery.begin(self._plain_spec(), len(self._groups.tasks) - len(self._groups.refused)):
@@ -211,27 +201,6 @@ class SimilarityGrouping(Strategy):
             self._again = set(self._groups.tasks) - set(self._groups.refused)
         else:
             self._regroup(server_round, f"signatures of {_several(list(self._groups.tasks))} came")
-
-    def _agree_on_scale(self, replies: Sequence[Message]) -> Sequence[Message]:
-        """Return the signatures among the replies; where most edges sent moments first, those become the scale of all.
-
-        A few with inputs unlike the others' do not choose the scale, and those that come later take the one there is.
-        """
-        if not self._scale or self._groups.spec.centre:
-            return replies
-        moments = [(reply, found) for reply in replies if (found := _moments_in(reply)) is not None]
-        if not moments:
-            return replies
-        if 2 * len(moments) < len(replies) or self._groups.tasks:
-            self._scale = False
-            self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply, _ in moments)
-            return [reply for reply in replies if all(reply is not other for other, _ in moments)]
-        usual = Counter(len(found.means) for _, found in moments).most_common(1)[0][0]
-        self._groups.restart(
-            self._groups.spec.standardised([found for _, found in moments if len(found.means) == usual])
-        )
-        self._questioned = (0, set())
-        return []
 
     def _take_survey(self, reply: Message) -> str:
         edge = self._names.of(reply.metadata.src_node_id)
@@ -278,9 +247,8 @@ class SimilarityGrouping(Strategy):
         members = self._members(here, arrays)
         chosen = self._own.configure(server_round, members, self._names.of)
         self._events += told(self._own, server_round, chosen)
-        tracks = self._trials.begin(self._own, self._groups, arrays)
         self._events += self._trials.told(server_round, self._own)
-        for track in tracks:
+        for track in self._trials.begin(self._own, self._groups, arrays):
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
             for node, parts in track.configure(server_round, beside, self._names.of).items():
@@ -463,38 +431,17 @@ class SimilarityGrouping(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the groups, their models and base strategies, and what is being tried."""
-        asked = {"scale": self._scale, **self._discovery.state()}
-        reference = {} if self._reference is None else {"reference": self._reference}
-        return {**self._groups.state(), **self._own.state(), **self._trials.state(), **asked, **reference}
+        kept = {**self._discovery.state(), **self._signing.state()}
+        return {**kept, **self._groups.state(), **self._own.state(), **self._trials.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        self._signing.restore(state)
+        self._groups.spec = self._signing.spec
         self._groups.restore(state)
         self._discovery.restore(state)
-        self._scale = bool(state["scale"])
-        self._reference = state.get("reference")
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)
-
-
-def _spec(**options: Any) -> SignatureSpec:
-    try:
-        return SignatureSpec(**options)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise StrategySpecError(
-            f"{wrong['loc'][0]} is {wrong['input']!r}: {wrong['msg'].lower()}; set it under aggregation.options"
-        ) from error
-
-
-def _moments_in(reply: Message) -> InputMoments | None:
-    try:
-        response = Response.from_content(reply.content)
-        if response.refused or not SurveyAnswer.of(response).moments:
-            return None
-        return InputMoments.from_bytes(response.parts[0])
-    except WireError:  # said where its signature is looked for
-        return None
 
 
 def _has_survey(reply: Message) -> bool:

@@ -52,7 +52,7 @@ class Trials:
         self._make_base, self._transfer, self._keep_one = make_base, transfer, keep_one
         self._fixed = transfer if transfer in _TRANSFERS else "none"
         self._left, self._begun, self._decided = rounds, False, rounds == 0
-        self._said = False
+        self._patience, self._said = rounds + 2, False
         self.tracks: list[Track] = []
         self.merged: dict[str, str] = {}
         self._choices: dict[str, str] = {}
@@ -77,15 +77,25 @@ class Trials:
         return self.tracks
 
     def told(self, server_round: int, own: Track) -> list[TransferChosen]:
-        """Return, once there are several groups, what they take from each other because the job says so."""
-        if self._said or self._fixed == "none" or len(own.groups) < 2:
+        """Return what is chosen before any comparison: by the job, or because no edge has samples to compare on."""
+        reason = ""
+        if not self._said and self._fixed != "none" and len(own.groups) > 1:
+            self._said, reason = True, "aggregation.options.transfer asks for it"
+        if self._begun and not self._decided and not self._is_measured:
+            self._patience -= 1
+            if self._patience == 0:
+                self._decided, reason = True, "no edge has samples to compare on"
+                self.tracks = [track for track in self.tracks if track.name == ONE and self._keep_one]
+        if not reason:
             return []
-        self._said = True
-        reason = "aggregation.options.transfer asks for it"
         return [
             TransferChosen(round=server_round, group=name, choice=self._fixed, reason=reason)
             for name in sorted(own.groups)
         ]
+
+    @property
+    def _is_measured(self) -> bool:
+        return any(track == ONE for track, _ in self._scores)
 
     def _couple(self, name: str, groups: TaskGroups) -> Couple:
         if name == "borrow":
@@ -116,7 +126,7 @@ class Trials:
 
     def decide(self, server_round: int, own: Track, groups: TaskGroups) -> list[TransferChosen]:
         """After enough rounds, let each group keep what is best for it; return what was chosen and why."""
-        if self._decided or not self._begun:
+        if self._decided or not self._begun or not self._is_measured:
             return []
         self._left -= 1
         if self._left > 0:
@@ -177,6 +187,7 @@ class Trials:
         found: dict[str, Any] = {
             "trials": {
                 "left": self._left,
+                "patience": self._patience,
                 "begun": self._begun,
                 "decided": self._decided,
                 "tracks": [track.name for track in self.tracks],
@@ -193,6 +204,7 @@ class Trials:
         """Take back what `state` gave."""
         said = state["trials"]
         self._left, self._begun, self._decided = int(said["left"]), bool(said["begun"]), bool(said["decided"])
+        self._patience = int(said["patience"])
         self.merged, self._choices, self._said = dict(said["merged"]), dict(said["choices"]), bool(said["said"])
         self.tracks = [
             Track(name, self._make_base, None if name == ONE else self._couple(name, groups)) for name in said["tracks"]

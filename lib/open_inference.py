@@ -43,6 +43,7 @@ The tensor's parameter `content_type` says the format: `jpeg`, `png` or `webp`.
 """
 
 _MOST_TENSORS, _MOST_AXES, _LONGEST_AXIS = 64, 16, 2**40
+_MOST_ELEMENTS = 1 << 16  # each becomes an object, which takes time and many times its bytes
 _CACHED_HEADERS, _CACHED_BYTES = 256, 4096
 _LENGTH = struct.Struct("<I")
 
@@ -382,6 +383,8 @@ def _entry(item: Any, key: str) -> _Entry:
         data=item.get("data"),
         encoding=encoding if isinstance(encoding, str) else None,
     )
+    if datatype == "BYTES" and entry.count > _MOST_ELEMENTS:
+        raise WireError(f"{name!r} has {entry.count} elements of BYTES; expected at most {_MOST_ELEMENTS}")
     if size is not None and datatype != "BYTES" and entry.count * entry.dtype.itemsize != size:
         raise WireError(
             f"{name!r} of {datatype} and shape {shape} has {entry.count * entry.dtype.itemsize} bytes, "

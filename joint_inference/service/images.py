@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["decoded_images", "image_form"]
 
 _FORMATS = {"jpeg": "JPEG", "jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
+_VALUES_A_PIXEL = 4
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _DATATYPES = ("UINT8", "UINT16", "UINT32", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64")
 
@@ -63,7 +64,7 @@ def decoded_images(files: NDArray[Any], form: str, spec: TensorSpec, *, max_pixe
     spec
         What the model takes: (n, height, width), (n, height, width, channels) or (n, channels, height, width).
     max_pixels
-        Pixels of one image; a larger one is refused before it is decoded.
+        Pixels of one image, which is refused before it is decoded if it has more, and of all together.
 
     Raises
     ------
@@ -72,10 +73,13 @@ def decoded_images(files: NDArray[Any], form: str, spec: TensorSpec, *, max_pixe
         format.
     """
     wanted = _wanted(spec)
-    images = [
-        _decoded(data, form, wanted, f"image {index} of {spec.name!r}", max_pixels)
-        for index, data in enumerate(files.ravel().tolist())
-    ]
+    images: list[NDArray[Any]] = []
+    for index, data in enumerate(files.ravel().tolist()):
+        images.append(_decoded(data, form, wanted, f"image {index} of {spec.name!r}", max_pixels))
+        if sum(image.size for image in images) > _VALUES_A_PIXEL * max_pixels:
+            raise RefusedRequestError(
+                413, f"the images of {spec.name!r} are too large together; expected at most {max_pixels} pixels"
+            )
     if len({image.shape for image in images}) > 1:
         raise RefusedRequestError(400, f"the images of {spec.name!r} differ in size; expected one size in a batch")
     return np.stack(images).astype(spec.dtype, copy=False)

@@ -58,7 +58,7 @@ class ServiceOptions:
     max_body: int = 32 << 20
     max_memory: int = 256 << 20
     max_json: int = 4 << 20
-    max_pixels: int = 1 << 25
+    max_pixels: int = 1 << 24
     max_connections: int = 1024
     timeout: float = 30.0
     drain_wait: float = 1.0

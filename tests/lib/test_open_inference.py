@@ -116,6 +116,7 @@ def _tensor(**changes):
         ({"inputs": _tensor()["inputs"] * 2}, "two tensors of one name"),
         ({"inputs": _tensor()["inputs"] * 100}, "at most 64"),
         (_tensor(name=3), "'name' that is text"),
+        (_tensor(datatype="BYTES", shape=[65_537], data=[]), "65537 elements of BYTES; expected at most 65536"),
         (_tensor(datatype="uint8"), "has the datatype 'uint8', expected one of BOOL"),
         (_tensor(shape=[-1]), "whole numbers from 0"),
         (_tensor(shape=[True, 2]), "whole numbers from 0"),

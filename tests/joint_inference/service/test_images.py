@@ -111,6 +111,14 @@ def test_a_damaged_file_or_one_of_another_format_is_told(data):
     assert refused.value.status == 400
 
 
+def test_images_that_would_fill_the_memory_together_are_refused():
+    large = _file(np.zeros((90, 90, 3), np.uint8))
+    assert _decode(large, shape=(-1, -1, -1, 3)).shape == (1, 90, 90, 3)
+    with pytest.raises(RefusedRequestError, match="too large together") as refused:
+        _decode(large, large, shape=(-1, -1, -1, 3))
+    assert refused.value.status == 413
+
+
 def test_images_of_two_sizes_make_no_batch():
     with pytest.raises(RefusedRequestError, match="differ in size"):
         _decode(_file(PHOTO), _file(PHOTO[:4]), shape=(-1, -1, -1, 3))

@@ -21,7 +21,7 @@ from solar_corona.core.errors import ModelError, TemporaryError
 from solar_corona.joint_inference.service.application import Service
 from solar_corona.joint_inference.service.logs import JsonLines
 from solar_corona.joint_inference.service.options import ServiceOptions
-from solar_corona.lib.open_inference import Request, decode_answer, encode_request
+from solar_corona.lib.open_inference import ENCODED_IMAGES, Request, decode_answer, encode_request
 from solar_corona.lib.runners.opening import open_runner
 
 from .conftest import save_times
@@ -145,7 +145,8 @@ async def test_a_request_id_comes_back_or_is_made(client):
 
 
 async def test_metadata_says_what_the_models_take(client):
-    assert (await client.get("/v2")).json()["extensions"] == ["binary_tensor_data", "model_repository"]
+    extensions = (await client.get("/v2")).json()["extensions"]
+    assert extensions == ["binary_tensor_data", ENCODED_IMAGES, "model_repository"]
     found = (await client.get("/v2/models/times/versions/1")).json()
     assert (found["name"], found["versions"], found["platform"]) == ("times", ["1", "2"], "onnx")
     assert found["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]

@@ -40,7 +40,13 @@ class Mlp:
         Held-out samples.
     steps, batch, rate
         Local steps in a round, samples in a step, learning rate.
+    seed
+        Which samples each step takes. They follow from this, the round and how many fits there were since weights
+        were set, so that two methods which send the same weights in the same round get the same back: what differs
+        between them is not chance.
     """
+
+    round = 0
 
     def __init__(
         self,
@@ -66,6 +72,7 @@ class Mlp:
         self.train_data, self.eval_data = (x, y), (x_eval, y_eval)
         self._steps, self._batch, self._rate = steps, batch, rate
         self._rng = np.random.default_rng(seed)
+        self._seed, self._fits = seed, 0
         self._chosen: tuple[Any, Any] = (None, None)
 
     def get_weights(self) -> Mapping[str, Floats]:
@@ -73,6 +80,7 @@ class Mlp:
 
     def set_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         self.weights = {name: np.array(value, np.float32) for name, value in weights.items()}
+        self._fits = 0
 
     def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
         self._chosen = train, evaluate
@@ -82,6 +90,8 @@ class Mlp:
 
     def train(self, config: Mapping[str, Any]) -> tuple[int, Mapping[str, float]]:  # noqa: ARG002
         x, y = _part(self.train_data, self._chosen[0])
+        self._rng = np.random.default_rng([self._seed, self.round, self._fits])
+        self._fits += 1
         return len(x), {"loss": self._fit(x, y)}
 
     def _fit(self, x: Floats, y: NDArray[np.int64]) -> float:
@@ -175,6 +185,7 @@ class DirectGrid(Grid):
             message.metadata.__dict__["_message_id"] = message_id = uuid.uuid4().hex
             content = wire.unpack(message.content)
             self.edges[node_id - 1].before_training(self.round)
+            self.edges[node_id - 1].model.round = self.round
             reply = Message(wire.pack(self.nodes[node_id].answer(content)), reply_to=message)
             self._replies[message_id] = reply
             ids.append(message_id)

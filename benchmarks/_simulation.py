@@ -41,7 +41,13 @@ class Mlp:
         Held-out samples.
     steps, batch, rate
         Local steps in a round, samples in a step, learning rate.
+    seed
+        Which samples each step takes. They follow from this, the round and how many fits there were since weights
+        were set, so that two methods which send the same weights in the same round get the same back: what differs
+        between them is not chance.
     """
+
+    round = 0
 
     def __init__(
         self,
@@ -67,6 +73,7 @@ class Mlp:
         self.train_data, self.eval_data = (x, y), (x_eval, y_eval)
         self._steps, self._batch, self._rate = steps, batch, rate
         self._rng = np.random.default_rng(seed)
+        self._seed, self._fits = seed, 0
         self._chosen: tuple[Any, Any] = (None, None)
 
     def get_weights(self) -> Mapping[str, Floats]:
@@ -74,6 +81,7 @@ class Mlp:
 
     def set_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         self.weights = {name: np.array(value, np.float32) for name, value in weights.items()}
+        self._fits = 0
 
     def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
         self._chosen = train, evaluate
@@ -83,6 +91,8 @@ class Mlp:
 
     def train(self, config: Mapping[str, Any]) -> tuple[int, Mapping[str, float]]:  # noqa: ARG002
         x, y = _part(self.train_data, self._chosen[0])
+        self._rng = np.random.default_rng([self._seed, self.round, self._fits])
+        self._fits += 1
         return len(x), {"loss": self._fit(x, y)}
 
     def train_weighted(self, weights: NDArray[np.float64]) -> None:
@@ -197,6 +207,7 @@ class DirectGrid(Grid):
             content = wire.unpack(message.content)
             edge = self.edges[node_id - 1]
             edge.before_training(self.round)
+            edge.model.round = self.round
             if edge.stock:
                 self.nodes[node_id] = edge.node()
             reply = Message(wire.pack(self.nodes[node_id].answer(content)), reply_to=message)

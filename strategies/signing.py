@@ -50,6 +50,12 @@ class Signing:
         self._embeds, self._scale = embedding == "model", True
         self._reference: ArrayRecord | None = None
 
+    @property
+    def plain_spec(self) -> SignatureSpec:
+        """The spec for features of samples themselves, where signatures are of what a model makes of them."""
+        plain = {"embedding": "", "centre": (), "spread": ()}
+        return self.spec.model_copy(update=plain) if self.spec.embedding else self.spec
+
     def question(self, arrays: ArrayRecord, found: TaskModel | None) -> RecordDict:
         """Return what is asked; the model that the job has the first time embeds for all edges and all times.
 

@@ -177,15 +177,12 @@ class SimilarityGrouping(Strategy):
         self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply in anew)
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
-        if came and self._discovery.begin(self._plain_spec(), len(self._groups.tasks) - len(self._groups.refused)):
+        if came and self._discovery.begin(
+            self._signing.plain_spec, len(self._groups.tasks) - len(self._groups.refused)
+        ):
             return
         if came:
             self._regroup(server_round, f"signatures of {_several(came)} came")
-
-    def _plain_spec(self) -> SignatureSpec:
-        """Return how to make features of samples themselves, where signatures may be of what a model makes of them."""
-        spec = self._groups.spec
-        return spec if not spec.embedding else spec.model_copy(update={"embedding": "", "centre": (), "spread": ()})
 
     def _discovered(self, server_round: int, replies: Sequence[Message]) -> None:
         """Go on with the search; once it is done, have all edges divide their samples by what was found."""

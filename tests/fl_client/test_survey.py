@@ -15,8 +15,10 @@ from solar_corona.lib import exchange
 from solar_corona.lib.compression import digest
 from solar_corona.lib.exchange import Instruction, Verb
 from solar_corona.lib.questions import Question, Response
-from solar_corona.lib.signatures import InputMoments, Signature, SignatureSpec, drifted
+from solar_corona.lib.signatures import InputMoments, Signature, SignatureSpec, drifted, embed_samples
 from solar_corona.lib.survey import SurveyAnswer, SurveyQuestion, signature_digest, tell_known
+from solar_corona.lib.task_directions import Frame, whitening
+from solar_corona.lib.task_mixture import TaskModel
 from solar_corona.tests.strategies.fleets import samples
 
 SPEC = SignatureSpec(dimension=16)
@@ -106,12 +108,23 @@ def test_an_edge_that_lost_what_it_signed_says_so(tmp_path, caplog):
     assert train(node(tmp_path)) is None, "a server that knows nothing of it is told nothing"
 
 
+def two_tasks():
+    """What a fleet would find, made from samples whose task is known."""
+    parts = [samples(task, 400, 50 + task) for task in (0, 1)]
+    embedded = [embed_samples(x, y, SPEC) for x, y in parts]
+    means = np.array([[z[y == c].mean(0) for c in range(4)] for z, y in embedded])
+    spread = np.concatenate([z - mean[y] for (z, y), mean in zip(embedded, means, strict=True)])
+    white = whitening(spread.T @ spread / len(spread))
+    frame = Frame.of(np.arange(4), means.mean(0), ((means[1] - means[0]) / 2 @ white)[None], white)
+    return TaskModel(SPEC, frame, np.array([[-1.0], [1.0]]), 1.0, ("task-1", "task-2"))
+
+
 def test_a_restarted_edge_tells_its_tasks_apart_as_before(tmp_path):
     parts = [samples(c % 2, 10, c) for c in range(24)]
     data = tuple(np.concatenate([p[k] for p in parts]) for k in (0, 1))
     rules = Tasks(division="discovery", chunk=10)
     edge = node(tmp_path, data=data, rules=rules)
-    said = ask(edge)
+    said = ask(edge, found=two_tasks())
     assert len(SurveyAnswer.of(said).tasks) == 2
     again = node(tmp_path, data=data, rules=rules)
     again.settle("")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import yaml
 
-from ..core.errors import PlatformError, SolarCoronaError, SpecError
+from ..core.errors import SolarCoronaError, SpecError
 from ..core.events import EdgeFinished
 from ..core.files import atomic_write
 from ..core.job_file import JobFile, read_job_file
-from ..core.local_launcher import LocalLauncher, free_port, port_is_free
+from ..core.local_launcher import LocalLauncher, check_port, free_port
 from ..core.plan import Placement, Plan, plan
 from ..core.run_folder import RunFolder, RunOrigin, hold_job, latest_run, new_run, runs_of
 from ..core.security import make_credentials, make_runtime_secret
@@ -47,8 +47,8 @@ def local_plan(
     """
     base = str(file.path.resolve().parent)
     if address is None:
-        if port is not None and not port_is_free(listen, port):
-            raise PlatformError(f"port {port} of {listen} is in use; give another with --port, or leave it out")
+        if port is not None:
+            check_port(listen, port)
         address = f"{_LOCALHOST if listen == '0.0.0.0' else listen}:{port or free_port(listen)}"  # noqa: S104
     return plan(
         file,

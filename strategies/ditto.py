@@ -55,19 +55,21 @@ class Ditto(GroupedStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the common model, with the order to train a personal one beside it."""
-        messages = super().configure_train(server_round, arrays, config, grid)
-        return [self._personal(message) for message in messages]
+        return self._personal(super().configure_train(server_round, arrays, config, grid))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Have each edge evaluate its personal model."""
-        messages = super().configure_evaluate(server_round, arrays, config, grid)
-        return [self._personal(message) for message in messages]
+        return self._personal(super().configure_evaluate(server_round, arrays, config, grid))
 
-    def _personal(self, message: Message) -> Message:
-        message.content = self._ordered(message.content)
-        return message
+    def _personal(self, messages: Iterable[Message]) -> list[Message]:
+        asked = list(messages)
+        contents = {id(message.content): message.content for message in asked}
+        ordered = {like: self._ordered(content) for like, content in contents.items()}
+        for message in asked:
+            message.content = ordered[id(message.content)]
+        return asked
 
     def _ordered(self, content: RecordDict, finetune: int = 0) -> RecordDict:
         models = (ModelOrder(key="arrays"),)

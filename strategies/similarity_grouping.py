@@ -141,6 +141,7 @@ class SimilarityGrouping(Strategy):
         self._questioned: tuple[int, set[str]] = (0, set())
         self._again: set[str] = set()
         self._notices: dict[str, str] = {}
+        self._unsure: set[str] = set()
 
     def summary(self) -> None:
         """Log what is inside."""
@@ -200,9 +201,10 @@ class SimilarityGrouping(Strategy):
             self._regroup(server_round, f"signatures of {_several(list(self._groups.tasks))} came")
 
     def _take_survey(self, reply: Message) -> str:
-        edge = self._names.of(reply.metadata.src_node_id)
+        edge, parts = self._names.of(reply.metadata.src_node_id), tuple[bytes, ...]()
         try:
             response = Response.from_content(reply.content)
+            parts = response.parts
             if response.refused:
                 raise WireError(response.refused)
             answer = SurveyAnswer.of(response)
@@ -211,9 +213,9 @@ class SimilarityGrouping(Strategy):
             if answer.lost:
                 self._again.add(edge)
                 return edge
-            self._groups.take(edge, answer, response.parts)
+            self._groups.take(edge, answer, parts)
         except WireError as error:
-            self._groups.refuse(edge, str(error))
+            self._groups.refuse(edge, str(error), parts)
             text = f"{edge} gave no signature that can be used, and goes with the largest group: {error}"
             self._notices[edge] = text
             self._events.append(Warned(message=text))
@@ -251,7 +253,9 @@ class SimilarityGrouping(Strategy):
             for node, parts in track.configure(server_round, beside, self._names.of).items():
                 chosen[node].extend(parts)
         self._asked = {}
-        return [self._message(node, parts, self._asked, "train") for node, parts in chosen.items()]
+        self._unsure |= self._names.back
+        self._names.back.clear()
+        return self._messages(chosen, self._asked, "train")
 
     def _members(self, here: Mapping[int, str], arrays: ArrayRecord) -> dict[str, list[int]]:
         """Return the nodes of each group, by the names under which groups train."""
@@ -270,22 +274,32 @@ class SimilarityGrouping(Strategy):
             found[training] = (*found.get(training, ()), *places)
         return found
 
-    def _message(
-        self, node: int, parts: Sequence[TrainPart], asked: dict[str, dict[str, TrainPart]], kind: str
-    ) -> Message:
-        edge = self._names.of(node)
-        notice = self._notices.pop(edge, "") if kind == "train" else ""
-        if len(parts) == 1 and len(self._tasks_of(edge)) == 1 and not notice:
-            asked[edge] = {"arrays": parts[0]}
-            config = parts[0].config
-            content = RecordDict({"arrays": parts[0].arrays, "config": config})
-        else:
-            asked[edge] = {f"arrays/{part.track}/{part.group}": part for part in parts}
-            content = self._ordered(edge, asked[edge], notice=notice)
-        known = self._groups.digests.get(edge)
-        if kind == "train" and known is not None:
-            content = tell_known(content, known)
-        return Message(content, dst_node_id=node, message_type=kind)
+    def _messages(
+        self, chosen: Mapping[int, Sequence[TrainPart]], asked: dict[str, dict[str, TrainPart]], kind: str
+    ) -> list[Message]:
+        """Return a message for each node; those that get the same share one content, which is packed once."""
+        shared: dict[tuple[object, ...], RecordDict] = {}
+        found = []
+        for node, parts in chosen.items():
+            edge = self._names.of(node)
+            tasks = self._tasks_of(edge)
+            notice = self._notices.pop(edge, "") if kind == "train" else ""
+            # The only model of all has the plain form; else each group's has a name of its own, by which it is coded.
+            plain = len(parts) == len(tasks) == len(self._own.groups) == 1 and not notice
+            named = {"arrays" if plain else f"arrays/{part.track}/{part.group}": part for part in parts}
+            asked[edge] = named
+            ids = tuple((key, id(part.arrays), id(part.config)) for key, part in named.items())
+            like = (ids, notice, tuple(tasks.items()) if len(tasks) > 1 else ())
+            if like not in shared and plain:
+                shared[like] = RecordDict({"arrays": parts[0].arrays, "config": parts[0].config})
+            elif like not in shared:
+                shared[like] = self._ordered(edge, named, notice=notice)
+            content = shared[like]
+            if kind == "train" and edge in self._unsure and edge in self._groups.digests:
+                content = tell_known(content, self._groups.digests[edge])
+                self._unsure.discard(edge)
+            found.append(Message(content, dst_node_id=node, message_type=kind))
+        return found
 
     def _ordered(self, edge: str, parts: Mapping[str, TrainPart], *, notice: str = "", finetune: int = 0) -> RecordDict:
         tasks = self._tasks_of(edge)
@@ -328,6 +342,7 @@ class SimilarityGrouping(Strategy):
                     del arrays
                 if _has_survey(reply):
                     changed.append(self._take_survey(reply))
+                    self._unsure.add(edge)
                 del reply
             results = funnel.results()
         for track in tracks.values():
@@ -362,7 +377,8 @@ class SimilarityGrouping(Strategy):
         here = self._names.here(grid)
         self._members(here, arrays)
         self._evaluated = {}
-        return [self._message(node, self._parts_of(edge), self._evaluated, "evaluate") for node, edge in here.items()]
+        parts = {node: self._parts_of(edge) for node, edge in here.items()}
+        return self._messages(parts, self._evaluated, "evaluate")
 
     def _parts_of(self, edge: str) -> list[TrainPart]:
         names = list(self._tasks_of(edge))
@@ -437,6 +453,7 @@ class SimilarityGrouping(Strategy):
         self._groups.spec = self._signing.spec
         self._groups.restore(state)
         self._discovery.restore(state)
+        self._unsure = set(self._groups.tasks)
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)
 

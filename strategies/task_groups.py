@@ -85,10 +85,10 @@ class TaskGroups:
         self.tasks[edge] = tasks
         self.digests[edge] = signature_digest(parts)
 
-    def refuse(self, edge: str, reason: str) -> None:
+    def refuse(self, edge: str, reason: str, parts: tuple[bytes, ...] = ()) -> None:
         """Note that an edge gave no signature that can be used; it goes with the largest group."""
         self.refused[edge] = reason
-        self.digests.pop(edge, None)
+        self.digests[edge] = signature_digest(parts)
         self.tasks[edge] = [Task(edge, 0, "all", 0, None)]
 
     def regroup(self) -> dict[tuple[str, int], tuple[str | None, str]]:

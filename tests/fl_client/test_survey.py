@@ -84,9 +84,21 @@ def test_a_change_that_the_server_did_not_hear_of_is_told_until_it_has():
     known = signature_digest(ask(edge).parts)
     change(data)
     lost = train(edge, known)
-    again = train(edge, known)
-    assert again.parts == lost.parts
+    for heard in (None, known):
+        again = train(edge, heard)
+        assert again.parts == lost.parts
     assert train(edge, signature_digest(again.parts)) is None
+    assert train(edge) is None
+
+
+def test_a_process_that_starts_anew_tells_what_was_not_heard_of_before(tmp_path):
+    data = samples(0, 120, 1)
+    ask(node(tmp_path, data=data))
+    change(data)
+    lost = train(node(tmp_path, data=data))
+    assert train(node(tmp_path, data=data)).parts == lost.parts
+    assert train(node(tmp_path, data=data), signature_digest(lost.parts)) is None
+    assert train(node(tmp_path, data=data)) is None
 
 
 @pytest.mark.parametrize("changed", [False, True])

@@ -183,10 +183,13 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
         count = len(file.job.spec.edges)
         told = f"{count} edge{'s' * (count != 1)}, {'a cloud worker' if file.job.spec.cloud_worker else 'an endpoint'}"
     else:
+        from .fl_client.edge_data import named_division
         from .fl_server.job_checks import check_job
 
         check_job(read_job_file(job, overrides or []))
         spec = file.job.spec
+        if ":" in spec.tasks.division:
+            named_division(spec.tasks.division)
         told = f"{len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}"
     workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
     if as_json:

@@ -85,11 +85,23 @@ class Mlp:
         x, y = _part(self.train_data, self._chosen[0])
         return len(x), {"loss": self._fit(x, y)}
 
-    def _fit(self, x: Floats, y: NDArray[np.int64]) -> float:
+    def train_weighted(self, weights: NDArray[np.float64]) -> None:
+        """Train on all samples, each drawn as often as its weight says."""
+        self._fit(*self.train_data, np.cumsum(weights) / weights.sum())
+
+    def probabilities(self, x: Floats, weights: Mapping[str, Any]) -> Floats:
+        """Return the probability of each class under some weights: n x classes."""
+        self.set_weights(weights)
+        return _softmax(self._scores(x))
+
+    def _fit(self, x: Floats, y: NDArray[np.int64], chances: NDArray[np.float64] | None = None) -> float:
         w = self.weights
         loss = 0.0
         for _ in range(self._steps):
-            rows = self._rng.integers(0, len(x), min(self._batch, len(x)))
+            if chances is None:
+                rows = self._rng.integers(0, len(x), min(self._batch, len(x)))
+            else:
+                rows = np.searchsorted(chances, self._rng.random(self._batch)).clip(0, len(x) - 1)
             xb, yb = x[rows], y[rows]
             hidden = np.maximum(xb @ w["0/kernel"] + w["1/bias"], 0)
             p = _softmax(hidden @ w["2/kernel"] + w["3/bias"])

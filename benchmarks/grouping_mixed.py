@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Edges that mix two tasks in their stream: each finds its own, and gets models as good as if they had been told."""
+"""Edges that mix two tasks in their stream: all together find them, and get models as good as if they had been told."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from sklearn.metrics import adjusted_rand_score
 
@@ -19,81 +18,30 @@ from solar_corona.strategies import create
 
 from . import _report
 from ._data import add_data_option
+from ._mixed_streams import CASES, CHUNK, TASKS, MixedEdge, fedem, make_edges, nothing
 from ._report import Figure, median
 from ._simulation import Edge, Mlp, simulate
-from ._task_scenarios import Pool, load_pool
-
-CASES: dict[str, tuple[float | None, float]] = {"plain": (None, 0.0), "label skew": (0.3, 0.0), "impure": (None, 0.2)}
-"""Name: concentration of an edge's classes, and the share of samples that are of the chunk's other task."""
+from ._task_scenarios import load_pool
 
 KINDS = ("rotations", "permutations")
-_CHUNK, _TASKS, _TEST = 10, 4, 400
+GOALS = {"rotations": 1.0, "permutations": 2.0}
+"""Points below the oracle that are allowed where no chunks are known."""
+CHUNKS, NO_CHUNKS = "ours, chunks", "ours, no chunks"
+_ALONE_STEPS = 15
 Scores = dict[str, float]
+Runs = dict[str, list[dict[str, Scores]]]
 
 
-@dataclass(frozen=True)
-class MixedEdge:
-    """One edge's stream, the task of each of its samples, and for each of its tasks what to test on."""
-
-    x: NDArray[np.float32]
-    y: NDArray[np.int64]
-    task: NDArray[np.int64]
-    tests: dict[int, tuple[NDArray[np.float32], NDArray[np.int64]]]
-
-
-def make_edges(pool: Pool, kind: str, case: str, seed: int, *, edges: int = 32) -> list[MixedEdge]:
-    """Return edges with 200 to 500 samples in chunks of ten, each chunk of one of the edge's two tasks."""
-    concentration, impure = CASES[case]
-    rng = np.random.default_rng([seed, *map(ord, kind + case)])
-    mixed = rng.permutation(10)
-    names = [mixed[(np.argsort(mixed) + task) % 10] for task in range(_TASKS)]
-    rows_of = [np.flatnonzero(pool.y == c) for c in range(10)]
-    tests_of = [np.flatnonzero(pool.y_test == c) for c in range(10)]
-
-    def seen(x: NDArray[np.float32], y: NDArray[np.int64], task: NDArray[np.int64]) -> Any:
-        x = x.copy()
-        for each in np.unique(task):
-            rows = task == each
-            if kind == "rotations":
-                x[rows] = pool.turn(x[rows], int(each))
-            else:
-                y = np.where(rows, names[each][y], y)
-        return x.reshape(len(x), -1), y
-
-    found = []
-    for _ in range(edges):
-        pair = rng.choice(_TASKS, 2, replace=False)
-        chunks = int(rng.integers(20, 51))
-        task = np.repeat(pair[(rng.random(chunks) < rng.uniform(0.3, 0.7)).astype(int)], _CHUNK)
-        task = np.where(rng.random(len(task)) < impure, pair.sum() - task, task)
-        shares = np.full(10, 0.1) if concentration is None else rng.dirichlet(np.full(10, concentration))
-        rows = np.array([rng.choice(rows_of[c]) for c in rng.choice(10, len(task), p=shares)])
-        x, y = seen(pool.x[rows], pool.y[rows], task)
-        tests = {}
-        for each in pair:
-            chosen = np.array([rng.choice(tests_of[c]) for c in rng.choice(10, _TEST, p=shares)])
-            tests[int(each)] = seen(pool.x_test[chosen], pool.y_test[chosen], np.full(_TEST, each))
-        found.append(MixedEdge(x, y, task, tests))
-    return found
-
-
-def nothing(x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return no samples to evaluate on: what is compared here are the groups' models."""
-    return x[:0], np.zeros(0, np.int64)
-
-
-def run_ours(edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
+def run_ours(edges: Sequence[MixedEdge], seed: int, rounds: int, *, chunk: int | None) -> Scores:
     """Run the job's discovery and return how well samples are divided, and what the models are worth."""
-    tasks = Tasks(division="discovery", chunk=_CHUNK)
-    made = [
-        Edge(f"edge-{i}", Mlp(e.x, e.y, *nothing(e.x), seed=1000 * seed + i), tasks=tasks) for i, e in enumerate(edges)
-    ]
+    tasks = Tasks(division="discovery", chunk=chunk)
+    made = [_edge(e, i, seed, tasks=tasks) for i, e in enumerate(edges)]
     options = {"finetune": 0, "guard_rounds": 0}
     strategy = create("similarity-grouping", options, min_edges=1, job={"rounds": rounds, "discover": True})
     run = simulate(made, strategy, rounds=rounds)
-    accuracies, truth, found = [], [], []
+    accuracies, truth, found, wholes = [], [], [], []
     groups: set[str] = set()
-    for i, (edge, data) in enumerate(zip(made, edges, strict=True)):
+    for edge, data in zip(made, edges, strict=True):
         node = run.nodes[edge.name]
         assert node.result is not None
         assert node.split is not None
@@ -106,27 +54,37 @@ def run_ours(edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
         model_of = {task: place for place, tasks_of in enumerate(served) for task in tasks_of}
         group = np.array([model_of[int(task)] for task in node.split.train])
         truth.append(data.task)
-        found.append(np.array([hash(keys[place]) % 2**31 for place in group]))
+        found.append(np.array([keys[place] for place in group]))
+        wholes.append(np.concatenate([_most(part) for part in np.split(data.task, len(data.task) // CHUNK)]))
         for task, test in data.tests.items():
             mine = np.bincount(group[data.task == task], minlength=len(served))
             weights = node.result.weights[int(mine.argmax())][1]
             accuracies.append(edge.model.accuracy(*test, weights))
-        del i
-    up = sum(len(e.y) for e in edges)
+    last = [event for event in run.events if event.event == "tasks-grouped"][-1]
     return {
         "accuracy": float(np.mean(accuracies)),
         "ari": float(adjusted_rand_score(np.concatenate(truth), np.concatenate(found))),
+        "ari_of_chunks": float(adjusted_rand_score(np.concatenate(wholes), np.concatenate(found))),
         "groups": float(len(groups)),
-        "survey_bytes": float(strategy._groups.signature_bytes / len(edges)),  # type: ignore[attr-defined]  # noqa: SLF001
-        "samples": float(up),
+        "survey_bytes": float(last.signature_bytes / len(edges)),
     }
+
+
+def _edge(data: MixedEdge, place: int, seed: int, **more: Any) -> Edge:
+    return Edge(f"edge-{place}", Mlp(data.x, data.y, *nothing(data.x), seed=1000 * seed + place), **more)
+
+
+def _most(part: Any) -> Any:
+    return np.full(len(part), np.bincount(part).argmax())
 
 
 def run_oracle(edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
     """Run FedAvg for each true task, over each edge's samples of it."""
     accuracies = []
-    for task in range(_TASKS):
-        mine = [(i, e) for i, e in enumerate(edges) if (e.task == task).sum() >= 10]
+    for task in range(TASKS):
+        mine = [(i, e) for i, e in enumerate(edges) if (e.task == task).sum() >= CHUNK]
+        if not mine:
+            continue
         made = [
             Edge(f"edge-{i}", Mlp(e.x[e.task == task], e.y[e.task == task], *nothing(e.x), seed=1000 * seed + i))
             for i, e in mine
@@ -137,49 +95,105 @@ def run_oracle(edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
     return {"accuracy": float(np.mean(accuracies))}
 
 
-def run_plain(edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
-    """Run FedAvg over all samples: what a federation that knows of no tasks gets."""
-    made = [Edge(f"edge-{i}", Mlp(e.x, e.y, *nothing(e.x), seed=1000 * seed + i)) for i, e in enumerate(edges)]
-    simulate(made, create("fedavg", {}, min_edges=1), rounds=rounds)
-    weights = {name: value.copy() for name, value in made[0].model.weights.items()}
-    return {"accuracy": float(np.mean([made[0].model.accuracy(*t, weights) for e in edges for t in e.tests.values()]))}
+def run_named(name: str, edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
+    """Run a strategy that knows of no tasks within an edge, as it is."""
+    options = {
+        "fedavg": {},
+        "ifca": {"groups": TASKS, "seed": seed},
+        "similarity-grouping": {"finetune": 0, "guard_rounds": 0},
+    }[name]
+    made = [_edge(e, i, seed) for i, e in enumerate(edges)]
+    run = simulate(made, create(name, options, min_edges=1, job={"rounds": rounds}), rounds=rounds)
+    accuracies = []
+    for edge, data in zip(made, edges, strict=True):
+        result = run.nodes[edge.name].result
+        assert result is not None
+        weights = result.weights[0][1]
+        accuracies += [edge.model.accuracy(*test, weights) for test in data.tests.values()]
+    return {"accuracy": float(np.mean(accuracies))}
+
+
+def run_alone(edges: Sequence[MixedEdge], seed: int, rounds: int) -> Scores:
+    """Let each edge train on all its own samples, as long as the others do."""
+    accuracies = []
+    for i, data in enumerate(edges):
+        model = _edge(data, i, seed).model
+        for _ in range(rounds):
+            model.train({})
+        accuracies += [model.accuracy(*test) for test in data.tests.values()]
+    return {"accuracy": float(np.mean(accuracies))}
+
+
+def measure(kind: str, case: str, edges: list[MixedEdge], seed: int, rounds: int) -> dict[str, Scores]:
+    """Return the scores of all methods that a case is about."""
+    found = {
+        CHUNKS: run_ours(edges, seed, rounds, chunk=CHUNK),
+        "oracle": run_oracle(edges, seed, rounds),
+        "fedavg": run_named("fedavg", edges, seed, rounds),
+    }
+    if case in ("plain", "alike"):
+        found[NO_CHUNKS] = run_ours(edges, seed, rounds, chunk=None)
+    if case == "plain":
+        found["ifca, 4 told"] = run_named("ifca", edges, seed, rounds)
+        found["whole edges grouped"] = run_named("similarity-grouping", edges, seed, rounds)
+        found["fedem, 4 told"] = {"accuracy": float(np.mean(fedem(edges, rounds=rounds, seed=seed)))}
+        found["alone"] = run_alone(edges, seed, rounds)
+    Console(stderr=True).print(kind, case, seed, found)
+    return found
+
+
+def figures_of(results: Runs) -> list[Figure]:
+    """Return what the benchmark stands for; ARI is of single samples but where its name says chunks."""
+    figures = []
+    plain = [f"{kind}, plain" for kind in KINDS]
+
+    def points(name: str, method: str, reference: str = "oracle") -> list[float]:
+        return [100 * (run[reference]["accuracy"] - run[method]["accuracy"]) for run in results[name]]
+
+    def scores(name: str, method: str, score: str) -> list[float]:
+        return [run[method][score] for run in results[name]]
+
+    gaps = [median(points(name, CHUNKS)) for name in plain]
+    figures.append(Figure("gap_chunks_points", max(gaps), "points", 0.5, gaps, "low"))
+    for kind, goal in GOALS.items():
+        repeats = points(f"{kind}, plain", NO_CHUNKS)
+        figures.append(Figure(f"gap_no_chunks_{kind}_points", median(repeats), "points", goal, repeats, "low"))
+    figures.append(Figure("ari_chunks_min", min(min(scores(name, CHUNKS, "ari")) for name in plain), "ARI", 0.98))
+    for kind in KINDS:
+        repeats = scores(f"{kind}, plain", NO_CHUNKS, "ari")
+        figures.append(Figure(f"ari_no_chunks_{kind}", median(repeats), "ARI", None, repeats))
+        for case in ("label skew", "impure", "all everywhere"):
+            name, short = f"{kind}, {case}", f"{kind}_{case.replace(' ', '_')}"
+            repeats = scores(name, CHUNKS, "ari")
+            figures.append(Figure(f"ari_{short}", median(repeats), "ARI", 0.9, repeats))
+            gap = points(name, CHUNKS)
+            figures.append(Figure(f"gap_{short}_points", median(gap), "points", None, gap, "low"))
+    alike = results["rotations, alike"]
+    groups = [run[method]["groups"] for run in alike for method in (CHUNKS, NO_CHUNKS)]
+    figures.append(Figure("alike_groups_max", max(groups), "groups", 1, groups, "low"))
+    lost = [value for method in (CHUNKS, NO_CHUNKS) for value in points("rotations, alike", method, "fedavg")]
+    figures.append(Figure("alike_loss_points", max(lost), "points", 0.3, lost, "low"))
+    for method, name in ((CHUNKS, "bytes_chunks"), (NO_CHUNKS, "bytes_no_chunks")):
+        repeats = [value for each in plain for value in scores(each, method, "survey_bytes")]
+        figures.append(Figure(name, max(repeats), "bytes an edge", None, repeats, "low"))
+    return figures
 
 
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_data_option(parser)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     pool = load_pool("fashion", arguments.data)
-    results: dict[str, list[dict[str, Scores]]] = defaultdict(list)
-    for kind in KINDS:
-        for case in CASES:
+    results: Runs = defaultdict(list)
+    for case in CASES:
+        for kind in KINDS if case != "alike" else KINDS[:1]:
             for seed in range(arguments.seeds):
                 edges = make_edges(pool, kind, case, seed)
-                found = {
-                    "ours": run_ours(edges, seed, arguments.rounds),
-                    "oracle": run_oracle(edges, seed, arguments.rounds),
-                    "fedavg": run_plain(edges, seed, arguments.rounds),
-                }
-                results[f"{kind}, {case}"].append(found)
-                Console(stderr=True).print(kind, case, seed, found)
-    gaps = {
-        name: [100 * (run["oracle"]["accuracy"] - run["ours"]["accuracy"]) for run in runs]
-        for name, runs in results.items()
-    }
-    plain = {name: median(gaps[name]) for name in gaps if name.endswith("plain")}
-    aris = {name: [run["ours"]["ari"] for run in runs] for name, runs in results.items()}
-    figures = [
-        Figure("gap_chunks_points", max(plain.values()), "points", 0.5, list(plain.values()), "low"),
-        Figure("ari_chunks_min", min(min(aris[name]) for name in plain), "ARI", 0.98),
-        *(
-            Figure(f"ari_{name.replace(', ', '_').replace(' ', '_')}", median(aris[name]), "ARI", 0.9, aris[name])
-            for name in results
-            if name not in plain
-        ),
-    ]
+                results[f"{kind}, {case}"].append(measure(kind, case, edges, seed, arguments.rounds))
     table = {
         name: {
             method: {score: round(median([run[method][score] for run in runs]), 4) for score in runs[0][method]}
@@ -189,14 +203,16 @@ def main() -> None:
     }
 
     def picture(axes: Any) -> None:
-        for place, (method, colour) in enumerate({"fedavg": "#868e96", "ours": "#e8590c", "oracle": "#212529"}.items()):
-            values = [table[name][method]["accuracy"] for name in table]
-            axes.barh(np.arange(len(table)) + 0.25 * (place - 1), values, 0.25, label=method, color=colour)
+        colours = {"fedavg": "#868e96", NO_CHUNKS: "#fab005", CHUNKS: "#e8590c", "oracle": "#212529"}
+        for place, (method, colour) in enumerate(colours.items()):
+            shown = [(row, scores[method]["accuracy"]) for row, scores in enumerate(table.values()) if method in scores]
+            rows, values = zip(*shown, strict=True)
+            axes.barh(np.array(rows) + 0.2 * (place - 1.5), values, 0.2, label=method, color=colour)
         axes.set_yticks(range(len(table)), list(table))
         axes.set_xlabel("accuracy on segments whose task is known, median over seeds")
         axes.legend()
 
-    _report.write("grouping_mixed", figures, extra=table, picture=picture)
+    _report.write("grouping_mixed", figures_of(results), extra=table, picture=picture)
 
 
 if __name__ == "__main__":

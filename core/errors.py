@@ -15,6 +15,7 @@ __all__ = [
     "InterruptedJobError",
     "JobFailedError",
     "ModelError",
+    "NotAskedError",
     "PlatformError",
     "RefusedRequestError",
     "SolarCoronaError",

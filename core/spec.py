@@ -127,15 +127,16 @@ class Tasks(Part):
     )
     division: Annotated[str, StringConstraints(pattern=r"^(none|discovery|[\w.]+:\w+)$")] = Field(
         default="none",
-        description="Without taskAttribute: `none` (an edge is one task), `discovery` (found from the samples "
-        "themselves, where chunk says how many in a row belong together), or your own `module:function`, called with "
-        "x and y, which returns a task for each sample.",
+        description="Without taskAttribute: `none` (an edge is one task), `discovery` (all edges together find which "
+        "tasks their samples mix; with chunk from what comes in a row, without where edges mix tasks in other "
+        "shares), or your own `module:function`, called with x and y, which returns a task for each sample.",
     )
     chunk: int | None = Field(
         default=None,
         ge=2,
         le=1_000_000,
-        description="So many samples in a row belong together and are of one task, as in a stream.",
+        description="So many samples in a row belong together and are of one task, as in a stream; discovery tells "
+        "by itself how many of them are not.",
     )
     min_samples: int = Field(
         default=20, ge=1, le=1_000_000, description="A task with fewer samples joins the edge's largest."
@@ -151,11 +152,6 @@ class Tasks(Part):
         if self.task_attribute is not None and self.division != "none":
             raise ValueError(
                 f"tasks.taskAttribute is {self.task_attribute!r} and tasks.division is {self.division!r}; keep one"
-            )
-        if self.division == "discovery" and self.chunk is None:
-            raise ValueError(
-                "tasks.division is 'discovery' and tasks.chunk is missing; say how many samples in a row belong "
-                "together, such as chunk: 10"
             )
         return self
 

@@ -179,12 +179,9 @@ class EdgeData:
                     f"the division function returned {values.dtype} of shape {values.shape} for {len(samples)} "
                     f"samples; expected one whole number or name for each sample"
                 )
-        return _smoothed(values, self.rules.chunk) if self.rules.chunk else values
-
-    def chunks(self, which: str) -> NDArray[np.int64] | None:
-        """Return the chunk of each sample, or None where the job does not keep samples together."""
-        size = self.rules.chunk
-        return None if size is None else np.arange(len(self.samples(which)), dtype=np.int64) // size
+        # Discovery keeps chunks together as far as it found them pure.
+        whole = self.rules.chunk if self.rules.division != "discovery" else None
+        return _smoothed(values, whole) if whole else values
 
 
 def _places(names: Values, default: int, values: Values) -> NDArray[np.int64]:

@@ -6,25 +6,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord
 from numpy.typing import NDArray
 
 from ..core.errors import DatasetError, SolarCoronaError
+from ..lib.discovery import DISCOVERY
 from ..lib.questions import Question, Response
 from ..lib.sealed import load_sealed, write_sealed
 from ..lib.signature_distance import drifted
 from ..lib.signatures import Embedding, InputMoments, Signature, needs_moments, sign
 from ..lib.subspaces import SUBSPACE
 from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout, signature_digest
+from ..lib.task_mixture import TaskModel
 from ..lib.trainable import Trainable
 from .edge_data import Divide, EdgeData, Split, named_division
 from .embedding import embedding_of
 from .orders import Orders
 from .subspace import answer_subspaces
-from .task_discovery import Discovered, discover
+from .task_discovery import Discovered, TaskDiscovery
 
 __all__ = ["Survey"]
 
@@ -53,6 +54,7 @@ class Survey:
         self._kinds: dict[str, Callable[[Question, EdgeData], Response]] = {
             SURVEY: self._survey,
             SUBSPACE: answer_subspaces,
+            DISCOVERY: TaskDiscovery().answer,
         }
         orders.find_split = self.split
 
@@ -110,43 +112,25 @@ class Survey:
         before, signed = self._asked, bool(self._signed)
         asked, found = self._take(question)
         # Who is asked the same once more may have changed, also where looking costs a pass over the loader.
-        again = signed and not found and before is not None and before.spec == asked.spec
+        again = signed and found is None and before is not None and before.spec == asked.spec
         samples = data.samples("train", anew=data.changes or again)
         self._digest = samples.digest()
         inputs = samples.x if self._embed is None else np.asarray(self._embed(samples.x))
         if asked.scale and not asked.spec.centre and len(inputs) >= asked.spec.min_count and needs_moments(inputs):
             return SurveyAnswer(tasks=(), moments=True).to_response([InputMoments.of(inputs).to_bytes()])
         if data.rules.division == "discovery":
-            self._divide = self._discovered(data, asked, found)
+            self._divide = None if found is None else Discovered(found, data.rules.chunk)
         self._orders.split = split = self.split()
         assert split is not None
         self._signed = self._sign(asked, data, split)
         self._keep()
         return self._answer(split, changed=False)
 
-    def _take(self, question: Question) -> tuple[SurveyQuestion, tuple[Signature, ...]]:
-        asked, found = SurveyQuestion.of(question)
-        embed = embedding_of(self._trainable, dict(question.arrays)) if asked.spec.embedding else None
+    def _take(self, question: Question) -> tuple[SurveyQuestion, TaskModel | None]:
+        asked, found, model = SurveyQuestion.of(question)
+        embed = embedding_of(self._trainable, dict(model)) if asked.spec.embedding else None
         self._question, self._asked, self._embed = question, asked, embed
         return asked, found
-
-    def _discovered(self, data: EdgeData, asked: SurveyQuestion, found: tuple[Signature, ...]) -> Divide:
-        """Return how to tell tasks apart: by those that the fleet found, at first by this edge's own samples."""
-        chunk, embed = data.rules.chunk, self._embed
-        assert chunk is not None  # the job file's own check
-        if found:
-            tasks = Discovered(asked.spec, found, chunk)
-        else:
-            samples = data.samples("train")
-            x = samples.x if embed is None else np.asarray(embed(samples.x))
-            tasks = discover(x, samples.y, asked.spec, chunk=chunk, least=data.rules.min_samples)
-        if embed is None:
-            return tasks
-
-        def divide(x: NDArray[Any], y: NDArray[Any] | None) -> NDArray[np.int64]:
-            return tasks(np.asarray(embed(x)), y)
-
-        return divide
 
     def _sign(self, asked: SurveyQuestion, data: EdgeData, split: Split) -> list[Signature]:
         samples = data.samples("train")
@@ -241,13 +225,13 @@ class Survey:
         if record is None or not isinstance(kept, ConfigRecord) or self._data is None:
             return
         try:
-            asked, found = self._take(Question.from_content(record))
+            found = self._take(Question.from_content(record))[1]
             signed = kept["signed"]
             assert isinstance(signed, list)
             self._signed = [Signature.from_bytes(part) for part in signed if isinstance(part, bytes)]
             self._digest = str(kept.get("digest", ""))
             if self._data.rules.division == "discovery":
-                self._divide = self._discovered(self._data, asked, found)
+                self._divide = None if found is None else Discovered(found, self._data.rules.chunk)
         except SolarCoronaError as error:
             log.warning("what this edge signed before its restart is of no use any more: %s", error)
             self._question = self._asked = self._embed = None

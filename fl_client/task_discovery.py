@@ -1,218 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the tasks that an edge's stream mixes, where samples that belong together in time are of one task.
+"""An edge's part in finding the tasks that streams mix: sums over its samples, and then the task of each sample.
 
-Chunks are compared by their samples' deviations from the class means: two chunks of one task deviate alike, two of
-different tasks do not. The chunks are divided in two where they differ most; the division stands if samples that had
-no part in it prove the halves different, and each half is divided further. The server groups what many edges found,
-and each edge then gives its chunks to the groups: clusters of a few hundred samples become those of the whole fleet.
-
-Sources: spectral clustering of mixtures (Vempala & Wang 2004), one-shot federated clustering (Dennis et al. 2021); the
-test is `lib.signature_distance`'s.
+What is looked for, and how, is in `lib.task_directions` and `lib.task_mixture`; the server's part in
+`strategies.task_search`. With chunks, whose samples are known to be of one task or nearly so, a unit is a chunk;
+without, it is the edge, and tasks show where edges mix them in other shares.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import DatasetError
-from ..lib.signature_distance import distance
-from ..lib.signatures import Signature, SignatureSpec, embed_samples, sign_embedded
+from ..lib.discovery import ClassSums, Clusters, DiscoveryQuestion, Step, pulls_to, sums_to
+from ..lib.questions import Question, Response
+from ..lib.signature_features import SignatureSpec
+from ..lib.signatures import embed_samples
+from ..lib.task_directions import Floats, Indices, pull
+from ..lib.task_mixture import TaskModel, clusters
+from .edge_data import EdgeData
 
-__all__ = ["Discovered", "discover"]
+__all__ = ["Discovered", "TaskDiscovery"]
 
-_DEPTH = 3
-_FEWEST_CHUNKS = 8
-_SHRINK = 0.1
-_STEPS = 20
-_PRIOR = 2.0
-
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
+_MOST_SAMPLES = 20_000
 
 
 @dataclass(frozen=True)
 class Discovered:
-    """Tasks by their signatures: gives each chunk of samples the task that it is most likely of.
+    """Gives each sample the name of the task that it is most likely of.
 
     Parameters
     ----------
-    spec
-        How the signatures were made.
-    tasks
-        One signature for each task.
+    model
+        The tasks that the fleet found.
     chunk
-        Samples in a chunk.
+        Samples in a row that belong together; None where no such number is known.
     """
 
-    spec: SignatureSpec
-    tasks: tuple[Signature, ...]
-    chunk: int
+    model: TaskModel
+    chunk: int | None
 
-    def __call__(self, x: NDArray[np.generic], y: NDArray[np.generic] | None) -> Indices:
-        """Return the task of each sample, the same for all samples of a chunk: n places in `tasks`."""
-        features, labels = embed_samples(x, y, self.spec)
-        if len(self.tasks) < 2 or not len(features):
-            return np.zeros(len(features), np.int64)
-        classes, place = np.unique(labels, return_inverse=True)
-        means = _means(self.tasks, classes)[:, place].transpose(1, 0, 2)
-        known = ~np.isnan(means[..., 0])
-        offsets = features[:, None] - np.nan_to_num(means)
-        ids = np.arange(len(features)) // self.chunk
-        chosen = _by_chunk(np.where(known, (offsets**2).sum(2), np.nan), ids)
-        for _ in range(2):  # the covariance within tasks is known once the tasks are, and tells more than lengths
-            own = offsets[np.arange(len(features)), chosen][known[np.arange(len(features)), chosen]]
-            if len(own) < 2:
-                break
-            precise = np.linalg.inv(_shrunk(own))
-            lengths = np.einsum("ntd,de,nte->nt", offsets, precise, offsets, optimize=True)
-            chosen = _by_chunk(np.where(known, lengths, np.nan), ids)
-        return chosen
+    def __call__(self, x: NDArray[Any], y: NDArray[Any] | None) -> NDArray[np.str_]:
+        """Return the task of each sample: n names."""
+        features, labels = embed_samples(x, y, self.model.spec)
+        return np.array(self.model.names)[self.model.divide(features, labels, self.chunk)]
 
 
-def discover(
-    x: NDArray[np.generic], y: NDArray[np.generic] | None, spec: SignatureSpec, *, chunk: int, least: int
-) -> Discovered:
-    """Return the tasks among one edge's samples.
+class TaskDiscovery:
+    """Answers the server's questions; what is made of the samples is kept from one to the next."""
 
-    Parameters
-    ----------
-    x, y
-        Samples in their order in time, and their labels.
-    spec
-        How to embed them.
-    chunk
-        Samples in a row that are of one task.
-    least
-        Samples that a task has at least.
+    def __init__(self) -> None:
+        self._made: tuple[str, SignatureSpec, Floats, Indices] | None = None
 
-    Raises
-    ------
-    DatasetError
-        If the samples cannot be embedded.
-    """
-    if chunk < 2:
-        raise DatasetError(
-            f"tasks.chunk is {chunk}; to discover tasks, expected 2 or more samples that belong together"
-        )
-    features, labels = embed_samples(x, y, spec)
-    ids = np.arange(len(features)) // chunk
-    found = _divided(features, labels, ids, spec, np.random.default_rng(spec.seed), max(least, chunk), _DEPTH)
-    signed = [sign_embedded(features[found == task], labels[found == task], spec) for task in np.unique(found)]
-    return Discovered(spec, tuple(signed), chunk)
+    def answer(self, question: Question, data: EdgeData) -> Response:
+        """Return what is asked of this edge's training samples.
 
+        Raises
+        ------
+        DatasetError
+            If they cannot be embedded, or are too few for any sum to leave the edge.
+        WireError
+            If the question cannot be read.
+        """
+        asked = DiscoveryQuestion.of(question)
+        features, labels = self._embedded(asked.spec, data)
+        chunk, least = data.rules.chunk, asked.spec.min_count
+        units = np.arange(len(features)) // (chunk or 1)
+        if asked.step is Step.SUMS:
+            return self._sums(features, labels, units, asked.spec, chunk).to_response()
+        if asked.step is Step.PULL:
+            return _pulls(asked, features, labels, units)
+        if asked.step is Step.CLUSTERS:
+            evidence = asked.frames[0].evidence(features, labels)
+            evidence = evidence if chunk is None else evidence.by_unit(units)
+            share = max(least, data.rules.min_samples) / max(len(features), 1)
+            places, shares = clusters(evidence, asked.tasks, asked.spec.seed, least=share)
+            return Clusters(places, shares * len(features)).to_response()
+        return sums_to(asked.model.sums(features, labels, chunk, least=least))
 
-def _divided(
-    features: Floats,
-    labels: Indices,
-    ids: Indices,
-    spec: SignatureSpec,
-    rng: np.random.Generator,
-    least: int,
-    depth: int,
-) -> Indices:
-    """Return the task of each sample, from 0: one task, or those of two halves that are proved different."""
-    whole = np.zeros(len(features), np.int64)
-    _, chunks = np.unique(ids, return_inverse=True)
-    count = int(chunks.max()) + 1 if len(chunks) else 0
-    if depth == 0 or count < _FEWEST_CHUNKS or len(features) < 2 * least:
-        return whole
-    classes, place = np.unique(labels, return_inverse=True)
-    centred = features - _class_means(features, place, len(classes))[place]
-    values, axes = np.linalg.eigh(_shrunk(centred))
-    centred = centred @ (axes / np.sqrt(values))
-    used = _half_of_each(chunks, count, rng)
-    sums, counts = _sums(centred[used], place[used], chunks[used], (count, len(classes)))
-    flat = sums.reshape(count, -1)
-    kernel = flat @ flat.T
-    np.fill_diagonal(kernel, 0)  # a chunk is like itself, which says nothing
-    halves = _settled(sums, counts, (np.linalg.eigh(kernel)[1][:, -1] > 0).astype(np.int64))
-    judged = [~used & (halves[chunks] == half) for half in (0, 1)]
-    if min(int(part.sum()) for part in judged) < 2 or not _differ(features, labels, judged, spec):
-        return whole
-    halves = _settled(*_sums(centred, place, chunks, (count, len(classes))), halves)
-    sizes = np.bincount(halves[chunks], minlength=2)
-    if sizes.min() < least:
-        return whole
-    start = 0
-    for half in (0, 1):
-        rows = halves[chunks] == half
-        whole[rows] = start + _divided(features[rows], labels[rows], ids[rows], spec, rng, least, depth - 1)
-        start = int(whole[rows].max()) + 1
-    return whole
+    def _embedded(self, spec: SignatureSpec, data: EdgeData) -> tuple[Floats, Indices]:
+        """Return features and class ids of the samples, or of chunks of them that are spread evenly over all."""
+        samples = data.samples("train")
+        digest = samples.digest()
+        if self._made is not None and self._made[:2] == (digest, spec):
+            return self._made[2:]
+        chunks = np.arange(len(samples)) // (data.rules.chunk or 1)
+        some = samples.of(np.flatnonzero(chunks % max(1, -(-len(samples) // _MOST_SAMPLES)) == 0))
+        features, labels = embed_samples(some.x, some.y, spec)
+        self._made = digest, spec, features, labels
+        return features, labels
+
+    @staticmethod
+    def _sums(features: Floats, labels: Indices, units: Indices, spec: SignatureSpec, chunk: int | None) -> ClassSums:
+        halves = units % 2 if chunk is not None else _by_chance(labels, spec.seed)
+        found = ClassSums.of(features, labels, halves, least=spec.min_count, chunk=chunk)
+        if not len(found.classes):
+            raise DatasetError(
+                f"of its {len(features)} samples, no class has {2 * spec.min_count} or more, so that nothing of them "
+                f"may be sent; this edge takes no part in finding tasks"
+            )
+        return found
 
 
-def _differ(features: Floats, labels: Indices, judged: Sequence[NDArray[np.bool_]], spec: SignatureSpec) -> bool:
-    """Test the halves on samples that had no part in making them; a cluster always differs on its own."""
-    one, other = (sign_embedded(features[part], labels[part], spec) for part in judged)
-    if not len(one.classes) or not len(other.classes):
-        return False
-    found = distance(one, other)
-    return bool(np.isfinite(found.eta)) and found.rejects()
+def _pulls(asked: DiscoveryQuestion, features: Floats, labels: Indices, units: Indices) -> Response:
+    least = asked.spec.min_count
+    if len(asked.frames) == 1:
+        return pulls_to([pull(asked.frames[0], features, labels, units, least=least)])
+    found = []
+    for half, frame in enumerate(asked.frames):
+        rows = np.flatnonzero(units % 2 == half)
+        found.append(pull(frame, features[rows], labels[rows], units[rows] // 2, least=least))
+    return pulls_to(found)
 
 
-def _half_of_each(chunks: Indices, count: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return half of the samples of each chunk, by chance."""
-    order = rng.permutation(len(chunks))
-    order = order[np.argsort(chunks[order], kind="stable")]
-    starts = np.searchsorted(chunks[order], np.arange(count))
-    rank = np.arange(len(chunks)) - starts[chunks[order]]
-    used = np.zeros(len(chunks), bool)
-    used[order] = rank % 2 == 0
-    return used
-
-
-def _sums(centred: Floats, place: Indices, chunks: Indices, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-    """Return the sum and number of each chunk's samples of each class: k x C x D and k x C."""
-    sums, counts = np.zeros((*shape, centred.shape[1])), np.zeros(shape)
-    np.add.at(sums, (chunks, place), centred)
-    np.add.at(counts, (chunks, place), 1)
-    return sums, counts
-
-
-def _settled(sums: Floats, counts: Floats, halves: Indices) -> Indices:
-    """Move chunks between two clusters until none fits the other better (k-means with a mean for each class)."""
-    for _ in range(_STEPS):
-        total = np.stack([sums[halves == half].sum(0) for half in (0, 1)])
-        number = np.stack([counts[halves == half].sum(0) for half in (0, 1)])
-        means = total / (number[..., None] + _PRIOR)
-        fit = np.einsum("kcd,tcd->kt", sums, means) - 0.5 * counts @ (means**2).sum(2).T
-        new = fit.argmax(1)
-        if (new == halves).all():
-            break
-        halves = new
+def _by_chance(labels: Indices, seed: int) -> Indices:
+    """Return the half of each sample, so that both have as many of each class."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    halves = np.zeros(len(labels), np.int64)
+    halves[order] = (np.arange(len(labels)) - np.repeat(starts, counts)) % 2
     return halves
-
-
-def _class_means(features: Floats, place: Indices, classes: int) -> Floats:
-    means = np.zeros((classes, features.shape[1]))
-    np.add.at(means, place, features)
-    return means / np.maximum(np.bincount(place, minlength=classes), 1)[:, None]
-
-
-def _means(tasks: Sequence[Signature], classes: Indices) -> Floats:
-    """Return each task's mean of each class, NaN where it has none: T x C x D."""
-    means = np.full((len(tasks), len(classes), tasks[0].dimension), np.nan)
-    for row, task in enumerate(tasks):
-        _, own, there = np.intersect1d(task.classes, classes, return_indices=True)
-        means[row, there] = task.means[own]
-    return means
-
-
-def _by_chunk(lengths: Floats, ids: Indices) -> Indices:
-    """Return each sample's task by the sum over its chunk; a class that a task does not have speaks against it."""
-    worst = np.nanmax(np.where(np.isnan(lengths), -np.inf, lengths), axis=1)
-    filled = np.where(np.isnan(lengths), np.where(np.isfinite(worst), worst, 0.0)[:, None], lengths)
-    total = np.zeros((int(ids.max()) + 1, lengths.shape[1]))
-    np.add.at(total, ids, filled)
-    chosen: Indices = total.argmin(1)[ids]
-    return chosen
-
-
-def _shrunk(rows: Floats) -> Floats:
-    covariance = rows.T @ rows / max(len(rows), 1)
-    scale = max(float(np.trace(covariance)) / len(covariance), 1e-9)
-    return (1 - _SHRINK) * covariance + _SHRINK * scale * np.eye(len(covariance))

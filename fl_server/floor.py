@@ -66,6 +66,15 @@ class Progress:
     round: int = 0
     arrays: ArrayRecord | None = None
     slowest: float = 0.0
+    last: float = 0.0
+
+    def took(self, seconds: float) -> None:
+        """Note how long the slowest edge trained.
+
+        What edges are told is the shorter of the last two rounds: in the first one a framework compiles, and an edge
+        that believed that time would sleep through the beginning of the third.
+        """
+        self.slowest, self.last = min(self.last, seconds), seconds
 
 
 @dataclass

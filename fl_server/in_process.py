@@ -210,7 +210,8 @@ def _run(file: JobFile, folder: RunFolder, show: Callable[[RunView], None]) -> R
 
     def serve() -> None:
         try:
-            ServerJob(server).run(lambda: (grid, {}))
+            with context.using(server):
+                ServerJob(server).run(lambda: (grid, {}))
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             errors.append(error)
 

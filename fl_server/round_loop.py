@@ -140,7 +140,7 @@ class RoundLoop(Floor):
             self._emit(Warned(message=f"the strategy made no model of round {number}'s replies; the last one stays"))
         else:
             self._progress.arrays = self._of_form(result)
-        self._progress.slowest = state.seconds
+        self._progress.took(state.seconds)
         self._emit(
             RoundFinished(
                 round=number,
@@ -169,7 +169,8 @@ class RoundLoop(Floor):
             messages = self._call("configure_query", lambda _: list(strategy.configure_query(number, arrays, view)))  # noqa: B023
             if not messages:
                 return
-            instruction = Instruction(verb=Verb.QUERY, round=number, slowest=self._progress.slowest)
+            # No `slowest`: that is of training, and what follows an answer may come at once.
+            instruction = Instruction(verb=Verb.QUERY, round=number)
             self._mail.send([Outgoing(m.metadata.dst_node_id, m.content, instruction) for m in messages])
             replies = self._query_replies({m.metadata.dst_node_id for m in messages})
             self._call("aggregate_query", lambda _: strategy.aggregate_query(number, replies))  # noqa: B023

@@ -3,9 +3,13 @@
 
 Over the classes c that two signatures a and b share, with w_c = n_a·n_b/(n_a+n_b):
 
-    δ_c = ‖μ_a − μ_b‖² − tr Σ_a/n_a − tr Σ_b/n_b    squared distance of the means, without bias (Chen & Qin 2010)
-    η   = Σ w_c·δ_c / Σ w_c·u_c                     in units of u, so that one threshold serves all data
+    δ_c = ‖μ_a − μ_b‖² − s_c/w_c    squared distance of the means, without bias (Bai & Saranadasa 1996)
+    η   = Σ w_c·δ_c / Σ w_c·u_c     in units of u, so that one threshold serves all data
     Z   = Σ w_c·‖μ_a − μ_b‖², brought to N(0, 1) where nothing differs
+
+s_c is the class's variance tr Σ, pooled over both: a dozen samples that happen to be alike would say of themselves
+that they vary little, and so that whatever is unlike them is of another task. Of 1,200 fleets of like edges, most of
+them with 20 to 100 samples each, 36 were divided with a variance for each side, and 15 with the pooled one.
 
 u is the classes' own variance s, or twice the squared distance B between different classes where that is less. On
 Fashion-MNIST B ≈ s; on photographs classes lie close together (B ≈ s/15), so even a whole permutation of the labels
@@ -162,15 +166,13 @@ class Sums:
         mean = self.first / least[..., None]
         norm = (mean**2).sum(2)
         trace = np.maximum(self.second - n * norm, 0) / np.maximum(n - 1, 1)
-        noise = self.noise / least**2
-        dimension = self.first.shape[2]
         return Statistics(
             n=n,
             mean=mean,
             norm=norm,
             trace=trace,
-            error=trace / least + dimension * noise,
-            root=self.root / least**2 + np.sqrt(dimension) * noise,
+            root=self.root / least,
+            noise=self.noise / least**2,
         )
 
     def signatures(self, identity: int, *, labelled: bool) -> list[Signature]:
@@ -196,18 +198,18 @@ class Sums:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What `compare` needs of each row of `Sums`: n, μ, |μ|², tr Σ, and the mean's own variance (trace and root)."""
+    """What `compare` needs of each row of `Sums`: n, μ, |μ|², tr Σ, √tr Σ², and the variance of noise on μ."""
 
     n: _Array
     mean: _Array
     norm: _Array
     trace: _Array
-    error: _Array
     root: _Array
+    noise: _Array
 
     def parts(self) -> tuple[_Array, ...]:
         """Return the arrays themselves."""
-        return self.n, self.mean, self.norm, self.trace, self.error, self.root
+        return self.n, self.mean, self.norm, self.trace, self.root, self.noise
 
     def __getitem__(self, rows: Any) -> Statistics:
         return Statistics(*(part[rows] for part in self.parts()))
@@ -248,7 +250,8 @@ def separation(sums: Sums) -> float | None:
     total = s.n.sum(1, keepdims=True)
     share = s.n / np.maximum(total, 1)
     centre = np.einsum("kc,kcd->kd", share, s.mean)
-    spread = (share * s.norm).sum(1) - (centre**2).sum(1) - (share * (1 - share) * s.error).sum(1)
+    error = s.trace / np.maximum(s.n, 1) + sums.first.shape[2] * s.noise
+    spread = (share * s.norm).sum(1) - (centre**2).sum(1) - (share * (1 - share) * error).sum(1)
     pairs = (1 - (share**2).sum(1)) / 2
     usable = (s.n > 0).sum(1) > 1
     # No row counts for more than ten usual ones: one that claims a million samples must not set everyone's yardstick.
@@ -268,7 +271,7 @@ def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
         B from `separation`; None takes the classes' own variance for u.
     """
     a, b = rows.statistics(), columns.statistics()
-    shape = (len(rows), len(columns))
+    shape, dimension = (len(rows), len(columns)), rows.first.shape[2]
     above, chance, variance, own, weights = (np.zeros(shape) for _ in range(5))
     for c in range(len(rows.classes)):
         i, j = np.flatnonzero(a.n[:, c]), np.flatnonzero(b.n[:, c])
@@ -284,19 +287,26 @@ def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
         gap += b.norm[j, c][None, :]
         gap *= w
         above[where] += gap
-        chance[where] += w * (a.error[i, c][:, None] + b.error[j, c][None, :])
         own[where] += w * (a.trace[i, c][:, None] + b.trace[j, c][None, :])
         weights[where] += w
-        w *= a.root[i, c][:, None] + b.root[j, c][None, :]
-        variance[where] += 2 * w**2
+        na, nb = ((n - 1) / np.maximum(na + nb - 2, 1) for n in (na, nb))
+        noise = w * (a.noise[i, c][:, None] + b.noise[j, c][None, :])
+        chance[where] += na * a.trace[i, c][:, None] + nb * b.trace[j, c][None, :] + dimension * noise
+        root = na * a.root[i, c][:, None] + nb * b.root[j, c][None, :] + np.sqrt(dimension) * noise
+        variance[where] += 2 * root**2
     return _finish(above, chance, variance, own / 2, weights, between)
 
 
 def compare_each(a: Statistics, b: Statistics, between: float | None) -> Comparison:
     """Return the distance of each row of `a` to the same row of `b`, or of one row to each, as k x 1."""
+    shared, dimension = (a.n > 0) & (b.n > 0), a.mean.shape[2]
     w = a.n * b.n / np.maximum(a.n + b.n, 1)
     gap = a.norm + b.norm - 2 * np.einsum("kcd,kcd->kc", *np.broadcast_arrays(a.mean, b.mean))
-    columns = (w * gap, w * (a.error + b.error), 2 * (w * (a.root + b.root)) ** 2, w * (a.trace + b.trace) / 2, w)
+    of_a, of_b = (shared * (x.n - 1) / np.maximum(a.n + b.n - 2, 1) for x in (a, b))
+    noise = w * (a.noise + b.noise)
+    error = of_a * a.trace + of_b * b.trace + dimension * noise
+    root = of_a * a.root + of_b * b.root + np.sqrt(dimension) * noise
+    columns = (w * gap, error, 2 * root**2, w * (a.trace + b.trace) / 2, w)
     above, chance, variance, own, weights = (column.sum(1, keepdims=True) for column in columns)
     return _finish(above, chance, variance, own, weights, between)
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import WireError
 from .compression import digest
 from .questions import Arrays, Question, Response
-from .signatures import Signature, SignatureSpec
+from .signatures import SignatureSpec
+from .task_mixture import TaskModel
 
 __all__ = [
     "SURVEY",
@@ -32,6 +33,8 @@ SURVEY = "survey"
 _KNOWN = "solar-corona-known"
 _NAMES = "solar-corona-task-names"
 _MOST_TASKS = 1_000
+# Weights have names of their own; these arrays are the tasks'.
+_FOUND = "found/"
 
 
 class _Said(BaseModel):
@@ -50,31 +53,44 @@ class TaskAbout(_Said):
 
 
 class SurveyQuestion(_Said):
-    """How to sign; the question's parts are the signatures of tasks that were found so far, for edges that mix them.
+    """How to sign; the question's arrays are the tasks that the fleet found, for edges that mix them.
 
-    Its arrays are the model whose last hidden layer is signed instead of the inputs, where the spec names one.
+    Beside them is the model whose last hidden layer is signed instead of the inputs, where the spec names one.
     """
 
     spec: SignatureSpec
+    found_by: SignatureSpec | None = Field(default=None, description="How to make the features that tell tasks apart.")
+    purity: Annotated[float, Field(ge=0, le=1)] = 1.0
+    names: Annotated[tuple[Annotated[str, Field(max_length=200)], ...], Field(max_length=_MOST_TASKS)] = ()
     scale: bool = Field(
         default=True, description="The moments of the inputs may come first, where they have units of their own."
     )
 
-    def to_question(self, found: Sequence[Signature] = (), model: Arrays | None = None) -> Question:
+    def to_question(self, found: TaskModel | None = None, model: Arrays | None = None) -> Question:
         """Return the question as it is sent."""
-        parts = tuple(signature.to_bytes() for signature in found)
-        return Question(SURVEY, self.model_dump_json(), arrays=model or {}, parts=parts)
+        arrays, said = dict(model or {}), self
+        if found is not None:
+            said = self.model_copy(update={"found_by": found.spec, "purity": found.purity, "names": found.names})
+            arrays |= {f"{_FOUND}{name}": value for name, value in found.to_arrays().items()}
+        return Question(SURVEY, said.model_dump_json(), arrays)
 
     @classmethod
-    def of(cls, question: Question) -> tuple[SurveyQuestion, tuple[Signature, ...]]:
-        """Return what a question says, and the tasks in it; raise `WireError` if it cannot be read."""
+    def of(cls, question: Question) -> tuple[SurveyQuestion, TaskModel | None, Arrays]:
+        """Return what a question says, what tells tasks apart, and the model that embeds.
+
+        Raises
+        ------
+        WireError
+            If it cannot be read.
+        """
         said = _read(cls, question.text)
-        found = tuple(Signature.from_bytes(part) for part in question.parts)
-        if any(signature.identity != said.spec.identity for signature in found):
-            raise WireError("the tasks in a question were signed in another way than it asks for")
-        if said.spec.embedding and digest(question.arrays) != said.spec.embedding:
+        model = {name: value for name, value in question.arrays.items() if not name.startswith(_FOUND)}
+        if said.spec.embedding and digest(model) != said.spec.embedding:
             raise WireError("the model in a question is not the one by which it asks to sign; update both sides")
-        return said, found
+        if said.found_by is None:
+            return said, None, model
+        found = {name.removeprefix(_FOUND): value for name, value in question.arrays.items() if name.startswith(_FOUND)}
+        return said, TaskModel.of_arrays(found, spec=said.found_by, purity=said.purity, names=said.names), model
 
 
 class SurveyAnswer(_Said):

@@ -16,14 +16,12 @@ __all__ = [
     "Step",
     "agglomerate",
     "compare_with_rest",
-    "exact_labels",
     "found_late",
     "founders_of",
     "merge_key",
 ]
 
 NO_GROUP = -1
-_PASSES = 4
 
 # Pairs that little is known of come last: by then both have become parts of groups that more is known of.
 _CAUTION = 2.0
@@ -105,51 +103,6 @@ def _update_best(key: NDArray[np.float64], best: _Labels, least: NDArray[np.floa
     least[rows] = key[rows, best[rows]]
 
 
-def exact_labels(sums: Sums, between: float | None, limits: Limits) -> tuple[_Labels, _Labels, list[Step]]:
-    """Return each row's group, the rows that founded them, and the steps of merging those."""
-    founders = founders_of(sums, limits.founding)
-    labels = np.full(len(sums), NO_GROUP, np.intp)
-    if not len(founders):
-        return labels, founders, []
-    labels[founders], steps = agglomerate(sums[founders], between, limits)
-    steps += _steps_above(sums.totals(labels, int(labels.max()) + 1), labels[founders], steps, between)
-    labels = _settle(sums, labels, founders, between, limits)
-    return _place_rest(sums, labels, founders, between, limits), founders, steps
-
-
-def _steps_above(groups: Sums, labels: _Labels, steps: list[Step], between: float | None) -> list[Step]:
-    """Return the steps that would merge groups that belong apart, the nearest first, as far as they share classes."""
-    node = _last_nodes(labels, steps)
-    above: list[Step] = []
-    height = compare(groups, groups, between).eta
-    np.fill_diagonal(height, np.inf)
-    for _ in range(len(groups) - 1):
-        i, j = sorted(divmod(int(height.argmin()), len(groups)))
-        if not np.isfinite(height[i, j]):
-            break
-        above.append((node[i], node[j], max(float(height[i, j]), 0.0), False))
-        node[i] = len(labels) + len(steps) + len(above) - 1
-        groups.add(i, j)
-        row = np.where(
-            np.isfinite(height[i]) | np.isfinite(height[j]), compare(groups[i : i + 1], groups, between).eta[0], np.inf
-        )
-        height[j, :] = height[:, j] = np.inf
-        row[[i, j]] = np.inf
-        height[i, :] = height[:, i] = row
-    return above
-
-
-def _last_nodes(labels: _Labels, steps: list[Step]) -> list[int]:
-    """Return the node of each group after `steps`."""
-    of = labels.tolist()
-    for left, _, _, _ in steps:
-        of.append(of[left])
-    nodes = [0] * (max(of) + 1)
-    for node, label in enumerate(of):
-        nodes[label] = node
-    return nodes
-
-
 def founders_of(sums: Sums, least: int) -> _Labels:
     """Return the rows that may found groups: those large enough, or all if none is."""
     totals = sums.n.sum(1)
@@ -157,54 +110,10 @@ def founders_of(sums: Sums, least: int) -> _Labels:
     return found if len(found) else np.flatnonzero(totals)
 
 
-def _settle(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: Limits) -> _Labels:
-    """Move each founder that its own group rejects, or another suits clearly better, until none moves."""
-    labels = labels.copy()
-    for _ in range(_PASSES):
-        count = int(labels.max()) + 1
-        totals = sums.totals(labels, count)
-        found = compare(sums[founders], totals, between)
-        own = compare_with_rest(sums, labels, founders, totals, between)
-        here = labels[founders]
-        worst = merge_key(found, limits)
-        worst[np.arange(len(founders)), here] = np.inf
-        there = worst.argmin(1)
-        offer = worst[np.arange(len(founders)), there]
-        alone = np.bincount(here, minlength=count)[here] == 1
-        rejected = own.rejects(limits.z, limits.eta)[:, 0] & ~alone
-        mine = merge_key(own, limits)[:, 0]
-        moved = ~alone & (offer < np.where(rejected, np.inf, mine - limits.eta / 4))
-        expelled = rejected & ~moved
-        if not (moved.any() or expelled.any()):
-            break
-        labels[founders[moved]] = there[moved]
-        labels[founders[expelled]] = count + np.arange(int(expelled.sum()))
-        labels[founders] = np.unique(labels[founders], return_inverse=True)[1]
-        again, _ = agglomerate(sums.totals(labels, int(labels.max()) + 1), between, limits)
-        labels[founders] = again[labels[founders]]
-    return labels
-
-
 def compare_with_rest(sums: Sums, labels: _Labels, rows: _Labels, totals: Sums, between: float | None) -> Comparison:
     """Compare each of `rows` with the rest of its group."""
     rest = totals[labels[rows]].minus(sums[rows])
     return compare_each(sums[rows].statistics(), rest.statistics(), between)
-
-
-def _place_rest(sums: Sums, labels: _Labels, founders: _Labels, between: float | None, limits: Limits) -> _Labels:
-    """Give each signature that may not found a group to the nearest that accepts it."""
-    rest = np.setdiff1d(np.arange(len(labels)), founders)
-    if not len(rest) or not len(founders):
-        return labels
-    labels = labels.copy()
-    count = int(labels.max()) + 1
-    worst = merge_key(compare(sums[rest], sums.totals(labels, count), between), limits)
-    best = worst.argmin(1)
-    accepted = np.isfinite(worst[np.arange(len(rest)), best])
-    labels[rest[accepted]] = best[accepted]
-    left = rest[~accepted]
-    labels[left] = found_late(sums[left], count, between, limits)
-    return labels
 
 
 def found_late(sums: Sums, first: int, between: float | None, limits: Limits) -> _Labels:

@@ -22,6 +22,7 @@ from ..lib.exchange import ModelOrder, WorkOrder
 from ..lib.records import arrays_in, metrics_in, with_content
 from ..lib.survey import TaskNames
 from .funnel import Funnel
+from .nodes import EdgeNames
 from .tracks import Track, TrainPart
 from .trials import mean_model
 
@@ -65,8 +66,8 @@ class GroupedStrategy(Strategy):
         self.group_of: dict[str, str] = {}
         self._base, self.finetune = base, finetune
         self.samples: dict[str, int] = {}
-        self._edges: dict[int, str] = {}
-        self.asked: dict[int, dict[str, TrainPart]] = {}
+        self.names = EdgeNames()
+        self.asked: dict[str, dict[str, TrainPart]] = {}
         self._events: list[Event] = []
 
     @abstractmethod
@@ -91,17 +92,6 @@ class GroupedStrategy(Strategy):
         """Log what is inside."""
         flower_log(INFO, "\t├──> edges are grouped; in each group: %s", self._base)
 
-    def here(self, grid: Grid) -> dict[int, str]:
-        """Return the edge that each node is that can be asked now."""
-        edge_of = getattr(grid, "edge_of", str)
-        found = {node: edge_of(node) for node in grid.get_node_ids()}
-        self._edges.update(found)
-        return found
-
-    def edge_of(self, node: int) -> str:
-        """Return the name of the edge that a node is."""
-        return self._edges.get(node, str(node))
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -109,17 +99,17 @@ class GroupedStrategy(Strategy):
         del config  # each base strategy makes its own
         members: dict[str, list[int]] = {}
         guests: dict[int, TrainPart] = {}
-        for node, edge in self.here(grid).items():
+        for node, edge in self.names.here(grid).items():
             group = self.place(edge, arrays)
             if group is None:
                 guests[node] = TrainPart(GUEST, "", self.guest_model(edge, arrays))
             else:
                 self.track.ensure(group, arrays)
                 members.setdefault(group, []).append(node)
-        chosen = self.track.configure(server_round, members, self.edge_of)
+        chosen = self.track.configure(server_round, members, self.names.of)
         self._events += told(self.track, server_round, chosen or guests)
         parts = {node: found[0] for node, found in chosen.items()} | guests
-        self.asked = {node: {_KEY: part} for node, part in parts.items()}
+        self.asked = {self.names.of(node): {_KEY: part} for node, part in parts.items()}
         return [
             Message(RecordDict({_KEY: part.arrays, "config": part.config}), dst_node_id=node, message_type="train")
             for node, part in parts.items()
@@ -138,7 +128,7 @@ class GroupedStrategy(Strategy):
                 if found is None:
                     continue
                 part, arrays, measured = found
-                edge, count = self.edge_of(reply.metadata.src_node_id), measured.get(_WEIGHT)
+                edge, count = self.names.of(reply.metadata.src_node_id), measured.get(_WEIGHT)
                 self.samples[edge] = int(count) if isinstance(count, int | float) else 0
                 metrics.append(RecordDict({"metrics": measured}))
                 self.see(edge, part, arrays, self.samples[edge])
@@ -157,7 +147,8 @@ class GroupedStrategy(Strategy):
 
     def _read(self, reply: Message) -> tuple[TrainPart, ArrayRecord, MetricRecord] | None:
         """Return what an edge trained: exactly one of the models that it was asked for."""
-        asked, came = self.asked.get(reply.metadata.src_node_id, {}), arrays_in(reply.content)
+        asked = self.asked.get(self.names.of(reply.metadata.src_node_id), {})
+        came = arrays_in(reply.content)
         key = next(iter(came), "")
         measured = metrics_in(reply.content).get(exchange.metrics_key(key))
         if len(came) != 1 or key not in asked or measured is None:
@@ -170,7 +161,7 @@ class GroupedStrategy(Strategy):
         """Have each edge evaluate the model that it would train next."""
         del server_round, config
         found = []
-        for node, edge in self.here(grid).items():
+        for node, edge in self.names.here(grid).items():
             content = RecordDict({_KEY: self._model_of(edge, arrays)})
             found.append(Message(content, dst_node_id=node, message_type="evaluate"))
         return found

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..lib.signature_distance import MIN_ETA, MIN_Z, Sums, compare, separation, without_labels
 from ..lib.signature_format import Signature
-from .agglomeration import NO_GROUP, Limits, Step, compare_with_rest, exact_labels, merge_key
+from .agglomeration import NO_GROUP, Limits, Step, compare_with_rest, merge_key
+from .exact_grouping import exact_labels
 from .online_grouping import online_labels, pooled_sums
 
 __all__ = [

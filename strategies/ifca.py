@@ -76,13 +76,14 @@ class Ifca(GroupedStrategy):
         """Send all models to the edges that are asked."""
         del config  # each base strategy makes its own
         self._begin(arrays)
-        nodes = self._chosen(server_round, self.here(grid))
-        asked = self.track.configure(server_round, dict.fromkeys(self._names, nodes), self.edge_of)
+        nodes = self._chosen(server_round, self.names.here(grid))
+        asked = self.track.configure(server_round, dict.fromkeys(self._names, nodes), self.names.of)
         self._events += told(self.track, server_round, asked)
-        self.asked = {node: {f"arrays/{part.group}": part for part in parts} for node, parts in asked.items()}
+        offered = {node: {f"arrays/{part.group}": part for part in parts} for node, parts in asked.items()}
+        self.asked = {self.names.of(node): parts for node, parts in offered.items()}
         return [
             self._offer(node, {key: part.arrays for key, part in parts.items()}, asked[node][0].config)
-            for node, parts in self.asked.items()
+            for node, parts in offered.items()
         ]
 
     def _chosen(self, server_round: int, here: Mapping[int, str]) -> list[int]:
@@ -123,7 +124,7 @@ class Ifca(GroupedStrategy):
         del server_round, config
         self._begin(arrays)
         models = {f"arrays/{name}": self.track.groups[name].arrays for name in self._names}
-        return [self._offer(node, models) for node in self.here(grid)]
+        return [self._offer(node, models) for node in self.names.here(grid)]
 
     def content_for(self, edge: str) -> RecordDict:
         """Return the model that an edge chose last; one that never trained gets all, and chooses."""

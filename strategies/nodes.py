@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The grid as a strategy sees it: who can be asked now, and nothing else."""
+"""The grid as a strategy sees it: who can be asked now and which edge that is, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from flwr.serverapp import Grid
 
-__all__ = ["ReadyNodes"]
+__all__ = ["EdgeNames", "ReadyNodes"]
 
 
 class ReadyNodes(Grid):
@@ -41,3 +41,22 @@ class ReadyNodes(Grid):
 
     set_run = create_message = push_messages = pull_messages = send_and_receive = _refuse
     run = property(_refuse)
+
+
+class EdgeNames:
+    """Which edge each node is, also one that came back as another node since it was asked."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+        self._ask: Callable[[int], str] = str
+
+    def here(self, grid: Grid) -> dict[int, str]:
+        """Return the edge that each node is that can be asked now."""
+        self._ask = getattr(grid, "edge_of", str)
+        found = {node: self._ask(node) for node in grid.get_node_ids()}
+        self._names.update(found)
+        return found
+
+    def of(self, node: int) -> str:
+        """Return the name of the edge that a node is."""
+        return self._names.get(node) or self._ask(node)

@@ -77,7 +77,7 @@ class Pacfl(GroupedStrategy):
         del arrays
         asked = self._questioned[1] if self._questioned[0] == server_round else set()
         done = asked | self._known.keys() | self._refused.keys()
-        due = {node: edge for node, edge in self.here(grid).items() if edge not in done}
+        due = {node: edge for node, edge in self.names.here(grid).items() if edge not in done}
         self._questioned = server_round, asked | set(due.values())
         question = SubspaceQuestion(p=self._p).to_question().to_content()
         return [Message(question, dst_node_id=node, message_type="query") for node in due]
@@ -85,8 +85,8 @@ class Pacfl(GroupedStrategy):
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
         """Cluster the edges that answered; those who come later join a group."""
         came = []
-        for reply in sorted(replies, key=lambda r: self.edge_of(r.metadata.src_node_id)):
-            edge = self.edge_of(reply.metadata.src_node_id)
+        for reply in sorted(replies, key=lambda r: self.names.of(r.metadata.src_node_id)):
+            edge = self.names.of(reply.metadata.src_node_id)
             try:
                 response = Response.from_content(reply.content)
                 if response.refused:

@@ -23,10 +23,12 @@ from ..lib.compression import digest
 from ..lib.exchange import ModelOrder, WorkOrder, to_weights
 from ..lib.questions import Response
 from ..lib.records import arrays_in, metrics_in, with_content
-from ..lib.signatures import InputMoments, Signature, SignatureSpec
+from ..lib.signatures import InputMoments, SignatureSpec
 from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames, tell_known
+from .discovery import Discovery
 from .funnel import Funnel
 from .grouped import expect, told
+from .nodes import EdgeNames
 from .task_groups import TaskGroups
 from .tracks import Track, TrainPart
 from .trials import ONE, Trials, mean_model
@@ -36,9 +38,6 @@ __all__ = ["SimilarityGrouping"]
 
 _WEIGHT = "num-examples"
 _OWN = "groups"
-_REFINEMENTS = 4
-# Groups of less than this share of all samples are what is left over, not tasks.
-_SHARE = 0.02
 _EMBEDDINGS = ("random", "model")
 
 
@@ -85,8 +84,9 @@ class SimilarityGrouping(Strategy):
     compare_global
         Train one model for all to the end, to show what groups gained.
     discover
-        Edges find out their tasks themselves, as the job's `tasks.division: discovery` says: what they found is
-        grouped, and given back to all of them to divide their samples by, some times over.
+        Find the tasks that edges mix, as the job's `tasks.division: discovery` says: after their signatures all edges
+        are asked for sums that tell how many tasks there are and where (see `task_search`), and each then divides its
+        samples. Again once twice as many edges are there. If one task is found, all stays as it was.
     fraction_train
         As in Flower's `FedAvg`, in each group.
     rounds
@@ -119,6 +119,11 @@ class SimilarityGrouping(Strategy):
             raise StrategySpecError(
                 f"guard_rounds is {guard_rounds} and finetune {finetune}; expected whole numbers from 0"
             )
+        if discover and noise:
+            raise StrategySpecError(
+                f"noise is {noise} and tasks.division is 'discovery': it is meant for signatures, and discovery "
+                f"sends many more sums of the same samples; leave out one of the two"
+            )
         self._own = Track(_OWN, partial(create, base, base_options, fraction=fraction_train))
         self._own.make_base()  # a wrong option is said now, not after the edges have come
         self._base, self._finetune = base, finetune
@@ -135,10 +140,10 @@ class SimilarityGrouping(Strategy):
         )
         self._fit = UpdateFit()
         self._events: list[Event] = []
-        self._edges: dict[int, str] = {}
-        self._asked: dict[int, dict[str, TrainPart]] = {}
-        self._evaluated: dict[int, dict[str, TrainPart]] = {}
-        self._discover, self._refined, self._untold = discover, 0, False
+        self._names = EdgeNames()
+        self._asked: dict[str, dict[str, TrainPart]] = {}
+        self._evaluated: dict[str, dict[str, TrainPart]] = {}
+        self._discovery = Discovery(enabled=discover)
         self._questioned: tuple[int, set[str]] = (0, set())
         self._scale = True
         self._again: set[str] = set()
@@ -156,7 +161,14 @@ class SimilarityGrouping(Strategy):
             self._reference = arrays
             named = {"embedding": digest(to_weights(arrays))}
             self._groups.restart(self._groups.spec.model_copy(update=named))
-        here = self._here(grid)
+        here = self._names.here(grid)
+        search = self._discovery.question()
+        if search is not None:
+            members = self._discovery.asked(here)
+            if members:
+                return [Message(search.to_content(), dst_node_id=node, message_type="query") for node in members]
+            self._discovery.give_up()
+            self._regroup(server_round, "all edges that were looking for tasks have gone")
         asked = self._questioned[1] if self._questioned[0] == server_round else set()
         due = {n: e for n, e in here.items() if e not in asked and (e in self._again or e not in self._groups.tasks)}
         self._questioned = server_round, asked | set(due.values())
@@ -164,31 +176,41 @@ class SimilarityGrouping(Strategy):
             return []
         model = None if self._reference is None else to_weights(self._reference)
         said = SurveyQuestion(spec=self._groups.spec, scale=self._scale)
-        question = said.to_question(self._found(), model).to_content()
+        question = said.to_question(self._discovery.model, model).to_content()
         return [Message(question, dst_node_id=node, message_type="query") for node in due]
 
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
         """Group the tasks that edges named with those known before."""
+        if self._discovery.search is not None:
+            self._discovered(server_round, replies)
+            return
         replies = self._agree_on_scale(replies)
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
-        if came and self._discover and self._refined < _REFINEMENTS:
-            # What each edge found by itself was rough: it is given what all found together, and divides anew.
-            self._refined += 1
-            self._untold = bool(self._groups.regroup()) or self._untold
-            self._questioned = (0, set())
-            self._again = set(self._groups.tasks) - set(self._groups.refused)
+        if came and self._discovery.begin(self._plain_spec(), len(self._groups.tasks) - len(self._groups.refused)):
             return
         if came:
             self._regroup(server_round, f"signatures of {_several(came)} came")
 
-    def _found(self) -> list[Signature]:
-        """Return the tasks that edges which mix them may tell their samples by."""
-        if not self._discover:
-            return []
-        sums = self._groups.sums()
-        least = _SHARE * sum(signature.total for signature in sums)
-        return [signature for signature in sums if signature.total >= least]
+    def _plain_spec(self) -> SignatureSpec:
+        """Return how to make features of samples themselves, where signatures may be of what a model makes of them."""
+        spec = self._groups.spec
+        return spec if not spec.embedding else spec.model_copy(update={"embedding": "", "centre": (), "spread": ()})
+
+    def _discovered(self, server_round: int, replies: Sequence[Message]) -> None:
+        """Go on with the search; once it is done, have all edges divide their samples by what was found."""
+        self._groups.signature_bytes += self._discovery.take(
+            {self._names.of(reply.metadata.src_node_id): reply.content for reply in replies}
+        )
+        if self._discovery.search is not None:
+            return
+        self._events += [Warned(message=text) for text in self._discovery.warnings()]
+        if self._discovery.fresh:
+            self._groups.by_name = True
+            self._questioned = (0, set())
+            self._again = set(self._groups.tasks) - set(self._groups.refused)
+        else:
+            self._regroup(server_round, f"signatures of {_several(list(self._groups.tasks))} came")
 
     def _agree_on_scale(self, replies: Sequence[Message]) -> Sequence[Message]:
         """Return the signatures among the replies; where most edges sent moments first, those become the scale of all.
@@ -202,7 +224,7 @@ class SimilarityGrouping(Strategy):
             return replies
         if 2 * len(moments) < len(replies) or self._groups.tasks:
             self._scale = False
-            self._questioned[1].difference_update(self._edges[reply.metadata.src_node_id] for reply, _ in moments)
+            self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply, _ in moments)
             return [reply for reply in replies if all(reply is not other for other, _ in moments)]
         usual = Counter(len(found.means) for _, found in moments).most_common(1)[0][0]
         self._groups.restart(
@@ -212,7 +234,7 @@ class SimilarityGrouping(Strategy):
         return []
 
     def _take_survey(self, reply: Message) -> str:
-        edge = self._edges.get(reply.metadata.src_node_id, str(reply.metadata.src_node_id))
+        edge = self._names.of(reply.metadata.src_node_id)
         try:
             response = Response.from_content(reply.content)
             if response.refused:
@@ -241,34 +263,27 @@ class SimilarityGrouping(Strategy):
             self._fit.forget(edge)
             if before is not None and after not in self._own.groups and before in self._own.groups:
                 self._own.ensure(after, self._own.groups[before].arrays)
-        if moved or self._untold:
+        if moved:
             self._tell_groups(server_round, reason)
-            self._untold = False
 
     def _tell_groups(self, server_round: int, reason: str) -> None:
         self._events.append(self._groups.event(server_round, reason, self._trials.merged))
-
-    def _here(self, grid: Grid) -> dict[int, str]:
-        edge_of = getattr(grid, "edge_of", str)
-        here = {node: edge_of(node) for node in grid.get_node_ids()}
-        self._edges.update(here)
-        return here
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send each edge the models of its tasks' groups, and those that are tried beside them."""
         del config  # each base strategy makes its own
-        here = self._here(grid)
+        here = self._names.here(grid)
         members = self._members(here, arrays)
-        chosen = self._own.configure(server_round, members, self._edges.__getitem__)
+        chosen = self._own.configure(server_round, members, self._names.of)
         self._events += told(self._own, server_round, chosen)
         tracks = self._trials.begin(self._own, self._groups, arrays)
         self._events += self._trials.told(server_round, self._own)
         for track in tracks:
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
-            for node, parts in track.configure(server_round, beside, self._edges.__getitem__).items():
+            for node, parts in track.configure(server_round, beside, self._names.of).items():
                 chosen[node].extend(parts)
         self._asked = {}
         return [self._message(node, parts, self._asked, "train") for node, parts in chosen.items()]
@@ -291,17 +306,17 @@ class SimilarityGrouping(Strategy):
         return found
 
     def _message(
-        self, node: int, parts: Sequence[TrainPart], asked: dict[int, dict[str, TrainPart]], kind: str
+        self, node: int, parts: Sequence[TrainPart], asked: dict[str, dict[str, TrainPart]], kind: str
     ) -> Message:
-        edge = self._edges[node]
+        edge = self._names.of(node)
         notice = self._notices.pop(edge, "") if kind == "train" else ""
         if len(parts) == 1 and len(self._tasks_of(edge)) == 1 and not notice:
-            asked[node] = {"arrays": parts[0]}
+            asked[edge] = {"arrays": parts[0]}
             config = parts[0].config
             content = RecordDict({"arrays": parts[0].arrays, "config": config})
         else:
-            asked[node] = {f"arrays/{part.track}/{part.group}": part for part in parts}
-            content = self._ordered(edge, asked[node], notice=notice)
+            asked[edge] = {f"arrays/{part.track}/{part.group}": part for part in parts}
+            content = self._ordered(edge, asked[edge], notice=notice)
         known = self._groups.digests.get(edge)
         if kind == "train" and known is not None:
             content = tell_known(content, known)
@@ -331,7 +346,8 @@ class SimilarityGrouping(Strategy):
         metrics, changed = list[RecordDict](), list[str]()
         with Funnel({key: tracks[key[0]].aggregate(key[1], server_round) for key in parts}) as funnel:
             for reply in replies:
-                asked = self._asked.get(reply.metadata.src_node_id, {})
+                edge = self._names.of(reply.metadata.src_node_id)
+                asked = self._asked.get(edge, {})
                 if reply.has_error():
                     continue
                 for key, arrays in arrays_in(reply.content).items():
@@ -341,7 +357,7 @@ class SimilarityGrouping(Strategy):
                     where = part.track, part.group
                     samples[where] = samples.get(where, 0.0) + _number(measured.get(_WEIGHT))
                     if part.track == _OWN:
-                        self._fit.add(self._edges[reply.metadata.src_node_id], part.group, part.arrays, arrays)
+                        self._fit.add(edge, part.group, part.arrays, arrays)
                         metrics.append(RecordDict({"metrics": measured}))
                     funnel.put(where, with_content(reply, {"arrays": arrays, "metrics": measured}))
                     del arrays
@@ -378,7 +394,7 @@ class SimilarityGrouping(Strategy):
     ) -> Iterable[Message]:
         """Have each edge evaluate the models that it would train on next."""
         del server_round, config
-        here = self._here(grid)
+        here = self._names.here(grid)
         self._members(here, arrays)
         self._evaluated = {}
         return [self._message(node, self._parts_of(edge), self._evaluated, "evaluate") for node, edge in here.items()]
@@ -397,9 +413,9 @@ class SimilarityGrouping(Strategy):
         for reply in replies:
             if reply.has_error():
                 continue
-            edge = self._edges.get(reply.metadata.src_node_id, "")
+            edge = self._names.of(reply.metadata.src_node_id)
             measured = metrics_in(reply.content)
-            for key, part in self._evaluated.get(reply.metadata.src_node_id, {}).items():
+            for key, part in self._evaluated.get(edge, {}).items():
                 for group, tasks in self._on_samples_of(edge, part).items():
                     metrics = measured.get(exchange.evaluation_key(key, tasks))
                     if metrics is not None:
@@ -447,14 +463,15 @@ class SimilarityGrouping(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the groups, their models and base strategies, and what is being tried."""
-        asked = {"refined": self._refined, "scale": self._scale}
+        asked = {"scale": self._scale, **self._discovery.state()}
         reference = {} if self._reference is None else {"reference": self._reference}
         return {**self._groups.state(), **self._own.state(), **self._trials.state(), **asked, **reference}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self._groups.restore(state)
-        self._refined, self._scale = int(state["refined"]), bool(state["scale"])
+        self._discovery.restore(state)
+        self._scale = bool(state["scale"])
         self._reference = state.get("reference")
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)

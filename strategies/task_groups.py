@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..core.errors import WireError
 from ..core.events import TaskPlace, TasksGrouped
-from ..lib.signature_distance import label_free_eta
-from ..lib.signatures import Signature, SignatureSpec
+from ..lib.signature_distance import label_free_eta, without_labels
+from ..lib.signatures import Signature, SignatureSpec, merge
 from ..lib.survey import SurveyAnswer, signature_digest
 from .grouping import Grouping, group, rebuild, regroup
 
@@ -46,6 +46,8 @@ class TaskGroups:
 
     def __init__(self, spec: SignatureSpec) -> None:
         self.spec = spec
+        self.by_name = False
+        """Whether tasks have their names in common: all edges' tasks of one name belong together, and are compared."""
         self.tasks: dict[str, list[Task]] = {}
         self.refused: dict[str, str] = {}
         self.digests: dict[str, str] = {}
@@ -53,6 +55,7 @@ class TaskGroups:
         self._groups: dict[tuple[str, int], str] = {}
         self._grouping: Grouping | None = None
         self._grouped: list[Task] = []
+        self._named: tuple[list[str], Grouping] | None = None
 
     def restart(self, spec: SignatureSpec) -> None:
         """Go by another spec: all signatures so far are forgotten, their groups' names are not."""
@@ -98,7 +101,9 @@ class TaskGroups:
         signatures = [task.signature for task in signed if task.signature is not None]
         self._groups = {}
         if signed:
-            if self._grouping is None:
+            if self.by_name:
+                self._grouping = self._group_names(signed, signatures)
+            elif self._grouping is None:
                 self._grouping = group(signatures)
             else:
                 places = {(t.edge, t.place): i for i, t in enumerate(self._grouped)}
@@ -114,6 +119,21 @@ class TaskGroups:
                 known = before.get((task.edge, task.place)) if task.signature is None else None
                 self._groups.setdefault((task.edge, task.place), known or largest)
         return {key: (before.get(key), name) for key, name in self._groups.items() if before.get(key) != name}
+
+    def _group_names(self, signed: list[Task], signatures: list[Signature]) -> Grouping:
+        """Group the sums of all edges' tasks of one name, of which each has its share."""
+        names, sums = _sums_by_name(signed, signatures)
+        if self._named is None and self._grouping is None:
+            found = group(sums)
+        elif self._named is None:
+            assert self._grouping is not None
+            found = regroup(self._grouping, [None] * len(names), sums)
+        else:
+            places = {name: i for i, name in enumerate(self._named[0])}
+            found = regroup(self._named[1], [places.get(name) for name in names], sums)
+        self._named = names, found
+        label_of = dict(zip(names, found.labels, strict=True))
+        return rebuild([label_of[task.name] for task in signed], signatures, next_id=found.next_id)
 
     def _largest(self) -> str:
         sizes: dict[str, int] = {}
@@ -171,10 +191,10 @@ class TaskGroups:
         """Return what is to be told; `shown` gives the groups' names after merging."""
         places = {(t.edge, t.place): i for i, t in enumerate(self._grouped)}
         points = _map([t.signature for t in self._grouped if t.signature is not None])
-        told = []
+        told, nodes = list[TaskPlace](), dict[int, int]()
         for edge in sorted(self.tasks, key=_natural):
             for task in self.tasks[edge]:
-                index = places.get((edge, task.place))
+                index = places.get((edge, task.place)) if task.signature is not None else None
                 grouping = self._grouping
                 own, other = (
                     (0.0, None)
@@ -182,6 +202,8 @@ class TaskGroups:
                     else (grouping.own_eta[index], grouping.other_eta[index])
                 )
                 name = self._groups[edge, task.place]
+                if index is not None:
+                    nodes[index] = len(told)
                 told.append(
                     TaskPlace(
                         edge=edge,
@@ -192,9 +214,14 @@ class TaskGroups:
                         next=float(other) if other is not None and np.isfinite(other) else None,
                         map=(0.0, 0.0) if index is None else (float(points[index, 0]), float(points[index, 1])),
                         labelled=task.labelled,
+                        signed=index is not None,
                     )
                 )
-        tree = [] if self._grouping is None else [(m.left, m.right, m.height) for m in self._grouping.tree]
+        # The tree's leaves are named by the tasks' places here, where those without a signature stand too.
+        whole = self._grouping is not None and len(nodes) == len(self._grouped)
+        merges = self._grouping.tree if self._grouping is not None and whole else ()
+        nodes.update({len(self._grouped) + step: len(told) + step for step in range(len(merges))})
+        tree = [(nodes[m.left], nodes[m.right], m.height) for m in merges]
         return TasksGrouped(
             round=server_round, reason=reason, tasks=told, tree=tree, signature_bytes=self.signature_bytes
         )
@@ -208,6 +235,7 @@ class TaskGroups:
             "refused": dict(self.refused),
             "digests": dict(self.digests),
             "spec": self.spec.model_dump(mode="json"),
+            "by_name": self.by_name,
             "next_id": self._grouping.next_id if self._grouping is not None else 0,
             "signature_bytes": self.signature_bytes,
             "lengths": [len(part) for part in signed],
@@ -219,6 +247,7 @@ class TaskGroups:
         data = np.asarray(state["signatures"], np.uint8).tobytes()
         offset = 0
         self.spec = SignatureSpec.model_validate(state["spec"])
+        self.by_name = bool(state["by_name"])
         self.tasks, self._groups = {}, {}
         for said, length in zip(_list(state["tasks"]), _list(state["lengths"]), strict=True):
             edge, place, name, samples, labelled, group_name = said
@@ -237,6 +266,22 @@ class TaskGroups:
             labels = [int(self._groups[t.edge, t.place].removeprefix(_PREFIX)) - 1 for t in self._grouped]
             signatures = [t.signature for t in self._grouped if t.signature is not None]
             self._grouping = rebuild(labels, signatures, next_id=int(str(state["next_id"])))
+            if self.by_name:
+                names, sums = _sums_by_name(self._grouped, signatures)
+                label_of = dict(zip((t.name for t in self._grouped), labels, strict=True))
+                whole = rebuild([label_of[name] for name in names], sums, next_id=self._grouping.next_id)
+                self._named = names, whole
+
+
+def _sums_by_name(tasks: list[Task], signatures: list[Signature]) -> tuple[list[str], list[Signature]]:
+    """Return the names of tasks, and for each the signature of all samples that are of it."""
+    if len({signature.labelled for signature in signatures}) > 1:
+        signatures = [without_labels(signature) for signature in signatures]
+    found: dict[str, list[Signature]] = {}
+    for task, signature in zip(tasks, signatures, strict=True):
+        found.setdefault(task.name, []).append(signature)
+    names = sorted(found, key=_natural)
+    return names, [merge(found[name]) for name in names]
 
 
 def _list(value: object) -> list:  # type: ignore[type-arg]

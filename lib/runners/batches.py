@@ -110,11 +110,13 @@ class BatchRunner:
 
     def _checked(self, inputs: Tensors) -> tuple[int, Tensors]:
         """Return the batch's length and inputs as an engine takes them."""
-        if len(inputs) != len(self._expected) or any(name not in inputs for name, _, _ in self._expected):
+        if len(inputs) != len(self._expected):
             raise self._names_differ(inputs)
         converted: dict[str, NDArray[Any]] = {}
         length = -1
         for index, (name, dtype, rest) in enumerate(self._expected):
+            if name not in inputs:
+                raise self._names_differ(inputs)
             value = inputs[name]
             if not isinstance(value, np.ndarray):
                 raise ModelError(

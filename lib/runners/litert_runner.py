@@ -114,30 +114,49 @@ def _signature(interpreter: Interpreter, name: str) -> str | None:
 
 
 def _signed(interpreter: Interpreter, signature: str) -> tuple[Run, _Details, _Details]:
-    # It resizes to each batch, which costs some microseconds where the length has changed, and nothing where not.
     runner = interpreter.get_signature_runner(signature)
+    inputs, outputs = runner.get_input_details(), runner.get_output_details()
+    main = {
+        each["name"]: each["index"] for each in (*interpreter.get_input_details(), *interpreter.get_output_details())
+    }
+    if all(main.get(each["name"]) == each["index"] for each in (*inputs.values(), *outputs.values())):
+        return _direct(interpreter, inputs, outputs), inputs, outputs
 
-    def run(inputs: Tensors) -> dict[str, NDArray[Any]]:
-        return cast("dict[str, NDArray[Any]]", runner(**inputs))
+    # A signature of another subgraph than the first, which the interpreter itself cannot run.
+    def run(given: Tensors) -> dict[str, NDArray[Any]]:
+        return cast("dict[str, NDArray[Any]]", runner(**given))
 
-    return run, runner.get_input_details(), runner.get_output_details()
+    return run, inputs, outputs
 
 
 def _by_name(interpreter: Interpreter) -> tuple[Run, _Details, _Details]:
     """Return how a model without a signature runs: its tensors have names of their own."""
     inputs = {each["name"]: each for each in interpreter.get_input_details()}
     outputs = {each["name"]: each for each in interpreter.get_output_details()}
+    return _direct(interpreter, inputs, outputs), inputs, outputs
 
-    def run(given: Tensors) -> dict[str, NDArray[Any]]:
-        for name, value in given.items():
-            interpreter.resize_tensor_input(inputs[name]["index"], value.shape)
-        interpreter.allocate_tensors()
-        for name, value in given.items():
-            interpreter.set_tensor(inputs[name]["index"], value)
+
+def _direct(interpreter: Interpreter, inputs: _Details, outputs: _Details) -> Run:
+    given = [(name, details["index"]) for name, details in inputs.items()]
+    made = [(name, details["index"]) for name, details in outputs.items()]
+    last: list[tuple[int, ...]] = []
+
+    def run(tensors: Tensors) -> dict[str, NDArray[Any]]:
+        nonlocal last
+        shapes = [tensors[name].shape for name, _ in given]
+        if shapes != last:
+            # Some microseconds. Forgotten first: what fails half way fits no shape.
+            last = []
+            for (_, index), shape in zip(given, shapes, strict=True):
+                interpreter.resize_tensor_input(index, shape)
+            interpreter.allocate_tensors()
+            last = shapes
+        for name, index in given:
+            interpreter.set_tensor(index, tensors[name])
         interpreter.invoke()
-        return {name: interpreter.get_tensor(details["index"]) for name, details in outputs.items()}
+        return {name: interpreter.get_tensor(index) for name, index in made}
 
-    return run, inputs, outputs
+    return run
 
 
 def _ordered(details: _Details, names: Sequence[str]) -> _Details:

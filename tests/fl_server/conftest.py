@@ -40,6 +40,8 @@ class ScriptedEdge:
     final: str = "good"
     says: str | None = None
     hello: int | None = None  # an error's code in place of an answer to the greeting
+    took: dict[int, float] = field(default_factory=dict)  # seconds that a round's training is said to take
+    told: dict[int, float] = field(default_factory=dict)  # how long the server says that the slowest edge takes
     seen: list[tuple[Verb, int]] = field(default_factory=list)
     model: float = 0.0
 
@@ -93,6 +95,7 @@ class ScriptedEdge:
             records[exchange.EVALUATION] = self.metrics()
         records["arrays"] = self.arrays(self.model + 1)
         records["metrics"] = exchange.to_metrics(self.samples, {"loss": 1.0})
+        self.told[instruction.round] = instruction.slowest
         action = self.script.get(instruction.round, "good")
         match action:
             case "nan":
@@ -134,7 +137,7 @@ class ScriptedEdge:
                 return "back", None
             case "late":
                 return "late", self.said(records)
-        return "stay", self.said(records)
+        return "stay", self.said(records, seconds=self.took.get(instruction.round, 0.0))
 
 
 class ScriptedGrid(Grid):

@@ -42,6 +42,12 @@ def ok(ran):
 # --- the plain way
 
 
+def test_edges_are_told_how_long_the_slowest_takes_but_not_by_one_round_that_was_slow(run_job, edge):
+    fast, slow = edge("a"), edge("b", took={1: 9.0, 2: 2.0, 3: 2.5, 4: 8.0, 5: 8.0})
+    ok(run_job(fast, slow, rounds=6, min_edges=2))
+    assert fast.told == slow.told == {1: 0.0, 2: 0.0, 3: 2.0, 4: 2.0, 5: 2.5, 6: 8.0}
+
+
 def test_all_rounds_run_and_every_edge_gets_the_final_model(run_job, edge):
     ran = ok(run_job(edge("a"), edge("b"), rounds=3, min_edges=2))
     assert ran.rounds == [1, 2, 3]

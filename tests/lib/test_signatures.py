@@ -216,6 +216,19 @@ def test_chance_alone_seldom_makes_a_difference():
     assert 0.8 < np.std(z) < 1.2
 
 
+def test_a_few_samples_that_happen_to_be_alike_are_no_other_task():
+    # One class of two sorts of samples: eight of one sort come in one edge of 128, and vary little among themselves.
+    rng = np.random.default_rng(0)
+    sorts = rng.normal(size=(2, 20))
+
+    def made(kinds):
+        return sign(sorts[kinds] + 0.1 * rng.normal(size=(len(kinds), 20)), np.zeros(len(kinds)), SPEC)
+
+    fleet = made(rng.integers(0, 2, 400))
+    assert distance(made(np.zeros(8, int)), fleet).z < 4
+    assert distance(made(np.zeros(100, int)), fleet).z > 8
+
+
 @pytest.mark.parametrize(
     ("y", "classes"),
     [

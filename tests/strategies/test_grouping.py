@@ -60,6 +60,22 @@ def test_edges_of_one_task_are_one_group_even_where_their_labels_are_skewed(skew
     assert len(group(_fleet([0] * 24, skew=skew)).groups) == 1
 
 
+def _mostly_common(task, seed):
+    """Return an edge's signature: classes 0 to 2 tell tasks apart, and it has at least some of one of them."""
+    rng = np.random.default_rng([task, seed])
+    shares = 0.88 * rng.dirichlet(np.full(CLASSES, 0.2)) + 0.12 * np.eye(CLASSES)[rng.integers(3)]
+    kind = rng.choice(CLASSES, 150, p=shares)
+    x = np.where((kind < 3)[:, None], np.roll(CENTRES, 5 * task, axis=1)[kind], CENTRES[kind])
+    return sign(x + rng.normal(size=(150, 24)), kind, SPEC)
+
+
+def test_edges_that_share_only_what_all_tasks_share_are_told_apart_by_the_others():
+    """Merging alone joins such pairs first and never parts them: it finds the true tasks of 6 fleets of 12."""
+    tasks = [i % 3 for i in range(24)]
+    fleets = [[_mostly_common(task, 100 * s + i) for i, task in enumerate(tasks)] for s in range(12)]
+    assert sum(_sets(group(fleet).labels) == _sets(tasks) for fleet in fleets) >= 11
+
+
 def test_groups_of_classes_that_do_not_meet_are_apart():
     fleet = [_edge(0, seed, classes=[2 * (seed % 3), 2 * (seed % 3) + 1]) for seed in range(12)]
     found = group(fleet)

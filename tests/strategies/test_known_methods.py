@@ -5,13 +5,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flwr.app import ConfigRecord
 
 from benchmarks._simulation import simulate
 from solar_corona.core.errors import DatasetError, StrategySpecError
 from solar_corona.fl_client.survey import Survey
+from solar_corona.lib.exchange import read_order
+from solar_corona.lib.flower_objects import identify_as_server
 from solar_corona.lib.questions import Response
 from solar_corona.lib.subspaces import ClassSubspaces
 from solar_corona.strategies import available, check_strategy, create
+from solar_corona.strategies.checks import _record, _reply, _weights
+from solar_corona.strategies.nodes import ReadyNodes
 from solar_corona.strategies.state import restore, state_of
 from solar_corona.tests.strategies.fleets import Pulled, by_task, edge, finals, fleet, groups_in, samples, warnings_in
 
@@ -150,3 +155,23 @@ def test_subspaces_that_cannot_be_used_are_refused_and_the_job_goes_on(broken, t
     assert text.startswith("edge-3 gave no subspaces that can be used, and goes with the largest group: ")
     assert told in text
     assert "edge-3" in finals(run)
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n != "fedavg"])
+def test_an_edge_that_comes_back_as_another_node_in_its_round_counts(name):
+    identify_as_server(1)
+    edges = {1: "edge-0", 2: "edge-1", 3: "edge-2", 77: "edge-1"}
+    found = []
+    for now in (2, 77):
+        strategy = make(name)
+        view = ReadyNodes(lambda: [1, 2, 3], edge_of=edges.__getitem__)
+        messages = list(strategy.configure_train(1, _record(_weights(0)), ConfigRecord(), view))
+        replies = []
+        for message in messages:
+            node, order = message.metadata.dst_node_id, read_order(message.content)
+            key = "arrays" if order is None else order.models[0].key
+            source = now if node == 2 else node
+            replies.append(_reply(source, _weights(node), samples=10 * node, keys=[key]))
+        found.append(strategy.aggregate_train(1, replies)[0].to_numpy_ndarrays())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)

@@ -15,6 +15,7 @@ from benchmarks._simulation import Edge, Mlp, simulate
 from solar_corona.core.errors import StrategyError, StrategySpecError, TemporaryError
 from solar_corona.core.spec import Tasks
 from solar_corona.lib.flower_objects import identify_as_server
+from solar_corona.lib.questions import Response
 from solar_corona.lib.records import arrays_in
 from solar_corona.strategies import FedAvg, check_strategy, create
 from solar_corona.strategies.checks import _reply
@@ -349,3 +350,24 @@ def test_a_round_whose_replies_are_lost_leaves_base_strategies_as_they_were(name
 
 def _track(strategy):
     return getattr(strategy, "_own", None) or strategy.track
+
+
+def test_the_tree_names_tasks_by_their_places_also_where_one_has_no_signature(monkeypatch):
+    from solar_corona.fl_client import survey
+
+    real = survey.Survey.respond
+
+    def respond(self, question):
+        refused = Response(question.kind, refused="it does not want to")
+        return refused if self._edge == "edge-1" else real(self, question)
+
+    monkeypatch.setattr(survey.Survey, "respond", respond)
+    run = simulate(fleet(8)[::-1], ours(rounds=2), rounds=2)
+    told = next(e for e in run.events if e.event == "tasks-grouped")
+    assert [task.edge for task in told.tasks if not task.signed] == ["edge-1"]
+    leaves = {node: {node} for node in range(len(told.tasks))}
+    for step, (left, right, height) in enumerate(told.tree):
+        leaves[len(told.tasks) + step] = leaves[left] | leaves[right]
+        groups = {told.tasks[node].group for node in leaves[len(told.tasks) + step]}
+        assert (len(groups) == 1) == (height < 0.1)
+    assert leaves[len(told.tasks) + len(told.tree) - 1] == set(range(8)) - {1}

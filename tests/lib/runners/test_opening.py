@@ -551,6 +551,25 @@ def test_a_litert_model_without_a_signature_has_its_tensors_names(models, tmp_pa
     check_runner(runner, np.array([[-1, 1], [2, -2]], np.float32))
 
 
+def test_an_input_that_the_engine_refuses_leaves_the_model_as_it_was(tmp_path):
+    import tensorflow as tf
+
+    weights = tf.constant(np.full((2, 2), 3, np.float32))
+    function = tf.function(lambda x: tf.matmul(x, weights))
+    function = function.get_concrete_function(tf.TensorSpec((None, None), tf.float32, name="x"))
+    path = tmp_path / "m.tflite"
+    path.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([function]).convert())
+    runner = open_runner(path)
+    (spec,) = runner.inputs
+    assert spec.shape == (-1, -1)
+    good = {spec.name: np.ones((3, 2), np.float32)}
+    for wrong in (3, 5, 3):
+        with pytest.raises(ModelError, match=f"{path}: failed on a batch of 3: RuntimeError: "):
+            runner.run({spec.name: np.ones((3, wrong), np.float32)})
+        (found,) = runner.run(good).values()
+        assert found.tolist() == [[6, 6]] * 3
+
+
 # What a small edge has to load
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 from ..core.errors import ModelError
@@ -49,8 +50,8 @@ class BoundedCredit:
     __slots__ = ("_bound", "_credit", "_gain", "_ratio", "_threshold")
 
     def __init__(self, ratio: float, *, hold: Hold = "default") -> None:
-        if not 0 <= ratio <= 1:
-            raise ModelError(f"upload_ratio is {ratio}, expected a share from 0 to 1, such as 0.1")
+        if not isinstance(ratio, Real) or not 0 <= ratio <= 1:
+            raise ModelError(f"upload_ratio is {ratio!r}, expected a share from 0 to 1, such as 0.1")
         bounds = {"strict": max(_STRICT_SHARE * ratio, _LEAST), "default": _DEFAULT, "relaxed": _RELAXED}
         if hold not in bounds:
             raise ModelError(f"hold is {hold!r}, expected strict, default or relaxed")

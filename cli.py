@@ -440,6 +440,8 @@ def calibrate(
     from .joint_inference.calibrated import Calibrated
     from .lib.datasets import load_dataset
 
+    if max_loss is target_accuracy is max_upload is None:
+        raise SpecError("there is nothing to promise; give one of --max-loss, --target-accuracy and --max-upload")
     promise = Calibrated(max_loss=max_loss, target_accuracy=target_accuracy, max_upload=max_upload)
     x, y = load_dataset(data)
     if y is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core.errors import DatasetError, SolarCoronaError
 from ..lib.questions import Question, Response
 from ..lib.signature_distance import drifted
-from ..lib.signatures import InputMoments, Signature, needs_moments, sign
+from ..lib.signatures import InputMoments, Signature, sign
 from ..lib.subspaces import SUBSPACE
 from ..lib.survey import SURVEY, SurveyAnswer, SurveyQuestion, TaskAbout
 from .edge_data import Divide, EdgeData, Split, named_division
@@ -85,7 +85,7 @@ class Survey:
         data.samples("train", anew=data.changes)
         self._digest = data.samples("train").digest()
         inputs = data.samples("train").x
-        if not self._question.spec.centre and needs_moments(inputs):
+        if self._question.spec.asks_moments(inputs):
             return SurveyAnswer(tasks=(), moments=True).to_response([InputMoments.of(inputs).to_bytes()])
         if data.rules.division == "discovery":
             self._divide = self._discovered(data, self._question, found)

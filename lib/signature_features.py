@@ -54,6 +54,9 @@ class SignatureSpec(BaseModel):
         scale for all) and as good for sensor windows. Tables whose features have units of their own need
         `standardised`: with a feature of pressures near 1013 among accelerations, label permutations are found with
         ARI 1.0 instead of .74. An edge's own mean and deviation would hide just the shifts that are to be found.
+    shared_scale
+        Whether edges first send moments of their inputs, from which `standardised` makes a scale for all. None leaves
+        it to each edge (`needs_moments`), until the first answers have shown what most of them need.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +70,7 @@ class SignatureSpec(BaseModel):
     use_labels: bool = True
     centre: tuple[float, ...] = Field(default=(), max_length=65_536)
     spread: tuple[float, ...] = Field(default=(), max_length=65_536)
+    shared_scale: bool | None = None
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -99,7 +103,14 @@ class SignatureSpec(BaseModel):
     @property
     def identity(self) -> int:
         """A checksum: signatures with different ones cannot be compared."""
-        return zlib.crc32(self.model_dump_json(exclude={"min_count", "noise", "use_labels"}).encode())
+        said = self.model_dump_json(exclude={"min_count", "noise", "use_labels", "shared_scale"})
+        return zlib.crc32(said.encode())
+
+    def asks_moments(self, x: ArrayLike) -> bool:
+        """Tell whether an edge with these inputs is to answer with their moments, before it signs."""
+        if self.centre or self.shared_scale is False:
+            return False
+        return self.shared_scale is True or needs_moments(x)
 
 
 @dataclass(frozen=True)

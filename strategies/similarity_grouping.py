@@ -160,21 +160,24 @@ class SimilarityGrouping(Strategy):
         return [signature for signature in sums if signature.total >= least]
 
     def _agree_on_scale(self, replies: Sequence[Message]) -> bool:
-        """If edges sent moments of their inputs, make them everybody's scale and have all asked anew."""
-        if self._groups.spec.centre:
+        """If most edges sent moments of their inputs, make them everybody's scale; have all asked anew.
+
+        Those who come later go by what the first ones did: one of them is no reason to sign everything anew.
+        """
+        spec = self._groups.spec
+        if spec.centre or spec.shared_scale is False:
             return False
-        found = []
-        for reply in replies:
-            try:
-                response = Response.from_content(reply.content)
-                if not response.refused and SurveyAnswer.of(response).moments:
-                    found.append(InputMoments.from_bytes(response.parts[0]))
-            except WireError:
-                continue
-        if not found:
+        found, answered = _moments_in(replies)
+        if spec.shared_scale is None and answered and len(found) < answered:
+            spec = spec.model_copy(update={"shared_scale": 2 * len(found) > answered})
+            if not found:
+                self._groups.spec = spec
+                return False
+        elif not found:
             return False
-        usual = Counter(len(moments.means) for moments in found).most_common(1)[0][0]
-        spec = self._groups.spec.standardised([m for m in found if len(m.means) == usual])
+        else:
+            usual = Counter(len(moments.means) for moments in found).most_common(1)[0][0]
+            spec = spec.standardised([m for m in found if len(m.means) == usual])
         self._groups.restart(spec)
         self._questioned = (0, set())
         return True
@@ -406,6 +409,22 @@ class SimilarityGrouping(Strategy):
         self._refined = int(state["refined"])
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)
+
+
+def _moments_in(replies: Sequence[Message]) -> tuple[list[InputMoments], int]:
+    """Return the moments that edges sent in place of signatures, and how many sent one or the other."""
+    found, answered = list[InputMoments](), 0
+    for reply in replies:
+        try:
+            response = Response.from_content(reply.content)
+            if response.refused:
+                continue
+            if SurveyAnswer.of(response).moments:
+                found.append(InputMoments.from_bytes(response.parts[0]))
+            answered += 1
+        except WireError:
+            continue
+    return found, answered
 
 
 def _has_survey(reply: Message) -> bool:

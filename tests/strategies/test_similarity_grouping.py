@@ -343,6 +343,33 @@ def test_tables_whose_features_have_units_of_their_own_are_brought_to_one_scale_
     assert len(strategy._groups.spec.centre) == 12
 
 
+def _unlike(each):
+    for x, _ in (each.model.train_data, each.model.eval_data):
+        x[:, 0] = 1000 * x[:, 0] + 5000
+    return each
+
+
+@pytest.mark.parametrize(("count", "shared"), [(2, False), (5, True)])
+def test_whether_edges_share_one_scale_is_for_most_of_them_to_say(count, shared):
+    edges = fleet()
+    for each in edges[:count]:
+        _unlike(each)
+    strategy = ours(rounds=2, guard_rounds=0)
+    run = simulate(edges, strategy, rounds=2)
+    assert bool(strategy._groups.spec.centre) == shared
+    assert not strategy._groups.refused
+    assert not [e for e in run.events if e.event == "warned" and "no signature" in e.message]
+
+
+def test_a_late_edge_does_not_make_all_others_sign_anew():
+    edges = [*fleet(6), _unlike(edge("edge-6", 0, 6, here=lambda r: r >= 2))]
+    strategy = ours(rounds=4, guard_rounds=0)
+    run = simulate(edges, strategy, rounds=4, min_edges=6)
+    assert not strategy._groups.spec.centre
+    reasons = [e.reason for e in run.events if e.event == "tasks-grouped"]
+    assert reasons == ["signatures of 6 edges came", "signatures of edge-6 came"]
+
+
 def test_edges_that_mix_tasks_find_them_together():
     """Chunks of ten in turn of one task and the other, on every edge; no edge knows of tasks."""
     edges = []

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ...core.errors import RefusedRequestError
 from .bodies import BodyBudget, BodyShare, ClientGoneError, read_body, too_large
 from .control_routes import control_routes
+from .express import Express
 from .infer_route import InferRoute, is_infer
 from .metrics import Metrics
 from .models import ModelRepository, Opener
@@ -53,7 +54,7 @@ class Service:
         self.draining = False
         self.metrics = Metrics()
         self.models = ModelRepository(arguments, options=options, metrics=self.metrics, opener=opener)
-        self._options = options
+        self.options = options
         self._budget = BodyBudget(options.max_memory)
         self._workers = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="bodies")
         self._infer = InferRoute(
@@ -73,6 +74,15 @@ class Service:
         )
         self._tokens = tuple(b"Bearer " + token for token in options.tokens)
         self._prefix, self._numbers = f"{secrets.token_hex(4)}-".encode(), itertools.count(1)
+        self.express = Express(
+            self.models,
+            options=options,
+            budget=self._budget,
+            lets_in=self._lets_in,
+            draining=lambda: self.draining,
+            request_id=self._request_id,
+            refused=self._infer.note,
+        )
         self.metrics.body_bytes = lambda: self._budget.used
 
     async def open(self) -> None:
@@ -89,10 +99,8 @@ class Service:
         if scope["type"] != "http":
             return
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id")
-        if request_id is None or not _REQUEST_ID.fullmatch(request_id):
-            request_id = self._prefix + b"%d" % next(self._numbers)
-        if self._tokens and not self._lets_in(headers) and scope["path"] not in _OPEN_PATHS:
+        request_id = self._request_id(headers)
+        if not self._lets_in(headers) and scope["path"] not in _OPEN_PATHS:
             self.metrics.refused[401] += 1
             refusal = RefusedRequestError(401, "no valid token; expected the header Authorization: Bearer TOKEN")
             await self._refuse(receive, send, refusal, request_id)
@@ -101,7 +109,15 @@ class Service:
         else:
             await self._answer_control(scope, receive, send, headers, request_id)
 
+    def _request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
+        given = headers.get(b"x-request-id")
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given
+        return self._prefix + b"%d" % next(self._numbers)
+
     def _lets_in(self, headers: Mapping[bytes, bytes]) -> bool:
+        if not self._tokens:
+            return True
         given = headers.get(b"authorization", b"")
         # All are compared, so that the time tells nothing about which one is near.
         return sum(hmac.compare_digest(given, token) for token in self._tokens) > 0

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...lib.tensors import Tensors
     from .metrics import ModelCounts
 
-__all__ = ["Batcher", "Outputs", "Work"]
+__all__ = ["Batcher", "Outputs", "Waiter", "Work"]
 
 Outputs = dict[str, NDArray[Any]]
 
@@ -57,7 +57,20 @@ class Work:
     shapes: tuple[tuple[int, ...], ...] | None
     deadline: float
     gone: Callable[[], bool]
-    done: asyncio.Future[Outputs]
+    done: Waiter
+
+
+class Waiter(Protocol):
+    """Who waits for a batch: a future, or what has its three methods."""
+
+    def done(self) -> bool:
+        """Tell whether nobody waits any more."""
+
+    def set_result(self, outputs: Outputs, /) -> None:
+        """Take the outputs."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take the error that there is instead."""
 
 
 _Result = tuple[Work, Outputs | Exception]

@@ -7,19 +7,20 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from .express import ExpressCycle
 from .infer_route import GONE
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-    from .options import ServiceOptions
+    from .application import Service
 
 __all__ = ["connection_class"]
 
-_HEAD_SECONDS = 10.0
+_HEAD_SECONDS, _IDLE_SECONDS = 10.0, 75.0
 _MOST_HEAD_BYTES = 1 << 16
 
 
@@ -44,7 +45,7 @@ class Connection(HttpToolsProtocol):
     a connection for ever with one byte a second.
     """
 
-    options: ServiceOptions
+    service: Service
 
     def __init__(
         self,
@@ -58,13 +59,14 @@ class Connection(HttpToolsProtocol):
         self._message_since: float | None = None
         self._message_bytes = 0
         self._unread_since: float | None = None
-        self._most_bytes = 2 * self.options.max_body + (1 << 20)
+        self._idle_since = time.monotonic()
+        self._most_bytes = 2 * self.service.options.max_body + (1 << 20)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or close it where there are too many."""
         super().connection_made(transport)
         self._head_since = time.monotonic()
-        if len(self.connections) > self.options.max_connections:
+        if len(self.connections) > self.service.options.max_connections:
             transport.write(_FULL)
             transport.close()
 
@@ -80,19 +82,62 @@ class Connection(HttpToolsProtocol):
             self._end(b"")
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
-        super().on_message_begin()
-        cast("dict[str, Any]", self.scope)[GONE] = self.transport.is_closing
+        """Begin a request; its scope is made where it is needed."""
+        self.url, self.headers, self.expect_100_continue = b"", [], False
 
     def on_headers_complete(self) -> None:
         """Hand the request on."""
         self._head_since, self._message_since = None, time.monotonic()
-        super().on_headers_complete()
+        idle = self.cycle is None or self.cycle.response_complete
+        plain = self.parser.get_method() == b"POST" and self.parser.get_http_version() == "1.1"
+        if plain and idle and not self.pipeline:
+            express = self.service.express.cycle(self, self.url, self.headers)
+            if express is not None:
+                self.cycle = cast("Any", express)
+                return
+        self._through_asgi()
 
     def on_message_complete(self) -> None:
         """Say that the request is whole."""
         self._message_since, self._message_bytes = None, 0
+        cycle: object = self.cycle
+        if isinstance(cycle, ExpressCycle) and not cycle.response_complete:
+            if cycle.start():
+                return
+            self._through_asgi()
+            self.cycle.body += cycle.body
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, if it is there already.
+
+        As uvicorn's, but idle connections are found by `close_if_stuck`: a timer for each answer would cost more.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        self._idle_since = time.monotonic()
+
+    def write_answer(self, status: int, head: bytes, body: bytes) -> None:
+        """Write an answer of `ExpressCycle`, and close the connection if the service stops."""
+        closes = self.service.draining
+        dates = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        last = b"connection: close\r\n\r\n" if closes else b"\r\n"
+        self.transport.write(b"".join((STATUS_LINE[status], *dates, head, last, body)))
+        if closes:
+            self.transport.close()
+        self.on_response_complete()
+
+    def _through_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        cast("dict[str, Any]", self.scope)[GONE] = self.transport.is_closing
+        super().on_headers_complete()
 
     def pause_writing(self) -> None:
         """Wait until the client reads."""
@@ -105,13 +150,20 @@ class Connection(HttpToolsProtocol):
         self._unread_since = None
 
     def close_if_stuck(self, now: float) -> None:
-        """Close a connection that is too slow with a request's head or body, or does not read its answer."""
-        if self._unread_since is not None and now - self._unread_since > self.options.timeout:
+        """Close a connection that is idle, too slow with a request's head or body, or does not read its answer."""
+        if self._unread_since is not None and now - self._unread_since > self.service.options.timeout:
             self.transport.abort()
-        if self._head_since is not None and now - self._head_since > min(_HEAD_SECONDS, self.options.timeout):
+        if self._head_since is not None and now - self._head_since > min(_HEAD_SECONDS, self.service.options.timeout):
             self._end(b"")
-        elif self._message_since is not None and now - self._message_since > self.options.timeout:
+        elif self._message_since is not None and now - self._message_since > self.service.options.timeout:
             self._end(b"" if self.cycle.response_started else _SLOW_BODY)
+        elif self._head_since is None and self._message_since is None and self.idle_for(now) > _IDLE_SECONDS:
+            self.transport.close()
+
+    def idle_for(self, now: float) -> float:
+        """Return for how many seconds no request was there."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return now - self._idle_since if idle else 0.0
 
     def _end(self, answer: bytes) -> None:
         if not self.transport.is_closing():
@@ -119,10 +171,10 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
 
-def connection_class(service_options: ServiceOptions) -> type[Connection]:
+def connection_class(its_service: Service) -> type[Connection]:
     """Return the class of a service's connections, which uvicorn makes by itself."""
 
     class ServiceConnection(Connection):
-        options = service_options
+        service = its_service
 
     return ServiceConnection

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .models import ModelRepository, ServedModel
     from .options import ServiceOptions
 
-__all__ = ["GONE", "InferRoute", "is_infer"]
+__all__ = ["GONE", "InferRoute", "is_infer", "target_of"]
 
 GONE = "solar_corona.gone"
 """Key of the ASGI scope: tells whether the request's client has gone. Servers other than ours need not have it."""
@@ -130,7 +130,7 @@ class InferRoute:
             id=request_id,
         )
         try:
-            model = self._models.find(*_target(scope["path"]))
+            model = self._models.find(*target_of(scope["path"]))
             model.users += 1
             call.model = model
             await self._send(call, *await self._answer(call, model))
@@ -219,9 +219,7 @@ class InferRoute:
         await call.send({"type": "http.response.body", "body": body})
 
     async def _refuse(self, call: _Call, refusal: RefusedRequestError) -> None:
-        counts = self._metrics.refused if call.model is None else call.model.counts.answers
-        counts[refusal.status] += 1
-        self._say(call, refusal)
+        self.note(refusal, call.id, call.model)
         if refusal.status == 503 and not self._draining():
             delay = self._pacer.delay()
             if delay:
@@ -237,22 +235,19 @@ class InferRoute:
         if not last:
             await linger(call.receive, call.send)
 
-    def _say(self, call: _Call, refusal: RefusedRequestError) -> None:
-        """Log a refusal; those of an overload, of which there are many, every few seconds as one."""
-        name = "" if call.model is None else call.model.name
+    def note(self, refusal: RefusedRequestError, request_id: bytes, model: ServedModel | None) -> None:
+        """Count and log a refusal; those of an overload, of which there are many, every few seconds as one."""
+        counts = self._metrics.refused if model is None else model.counts.answers
+        counts[refusal.status] += 1
+        said = {"status": refusal.status, "model": "" if model is None else model.name}
         if refusal.status != 503:
             level = logging.WARNING if refusal.status >= 500 else logging.INFO
-            _log.log(
-                level,
-                "refused: %s",
-                refusal,
-                extra={"request_id": call.id.decode("latin-1"), "status": refusal.status, "model": name},
-            )
+            _log.log(level, "refused: %s", refusal, extra={"request_id": request_id.decode("latin-1"), **said})
             return
         self._unsaid += 1
         now = time.monotonic()
         if now - self._said >= _SAID_EVERY:
-            _log.warning("overloaded: %s", refusal, extra={"status": 503, "model": name, "refused": self._unsaid})
+            _log.warning("overloaded: %s", refusal, extra={"refused": self._unsaid, **said})
             self._said, self._unsaid = now, 0
 
 
@@ -260,7 +255,7 @@ def _never() -> bool:
     return False
 
 
-def _target(path: str) -> tuple[str, str]:
+def target_of(path: str) -> tuple[str, str]:
     """Return the model's name and version in a path."""
     parts = path.split("/")
     if len(parts) == 5:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-_KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
 _log = logging.getLogger(__name__)
 
@@ -90,14 +89,13 @@ async def _serve(
         await service.open()
         config = uvicorn.Config(
             service,
-            http=connection_class(options),
+            http=connection_class(service),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=max(1, round(options.drain_timeout)),
             backlog=_BACKLOG,
             **({} if tls is None else tls.for_uvicorn()),

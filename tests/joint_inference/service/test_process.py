@@ -287,6 +287,62 @@ def test_requests_in_one_packet_are_answered_in_turn(served):
             data += connection.recv(65536)
 
 
+def _binary(served: Process, model: str, inputs, *, token=None, asks_binary=True, **request) -> httpx.Response:
+    """Ask with binary tensors, which a connection answers without ASGI where it can."""
+    body, length = encode_request(Request(inputs, binary=asks_binary, **request))
+    headers = {"inference-header-content-length": str(length), "x-request-id": "b-1"}
+    headers |= {} if token is None else {"authorization": f"Bearer {token}"}
+    return httpx.post(f"{served.url}/v2/models/{model}/infer", content=body, headers=headers, timeout=20)
+
+
+NUMBERS = np.array([[1, 2, 3]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "request_", "status", "says"),
+    [
+        ("times", {"x": NUMBERS}, {}, 200, ""),
+        ("times", {"x": NUMBERS}, {"asks_binary": False}, 200, '"data":[2.0,4.0,6.0]'),
+        ("times", {"x": NUMBERS}, {"outputs": ("total",)}, 200, "total"),
+        ("words", {"words": np.full((1, 1), b"a" * 4000, object)}, {}, 200, "aaaa"),
+        ("times", {"x": NUMBERS[:, :2]}, {}, 400, "expected [-1, 3]"),
+        ("times", {"x": NUMBERS}, {"outputs": ("z",)}, 400, "no output 'z'"),
+        ("times", {"x": NUMBERS * np.nan}, {"asks_binary": False}, 422, "NaN or infinity cannot be sent as JSON"),
+        ("times", {"x": NUMBERS}, {"parameters": {"timeout": "soon"}}, 400, "expected microseconds"),
+        ("times/versions/7", {"x": NUMBERS}, {}, 404, "no version '7'"),
+        ("lookup", {"index": np.array([9])}, {}, 422, "idx=9 must be within"),
+        ("slow", {"x": np.ones((1, 256), np.float32)}, {"parameters": {"timeout": 1}}, 504, "the deadline passed"),
+        ("colours", {"image": np.array([b"no image"], object)}, {"encodings": {"image": "png"}}, 400, "cannot be read"),
+    ],
+)
+def test_binary_requests_are_answered_as_others_are(served, model, inputs, request_, status, says):
+    before = _count(served, "solar_corona_refused_total")
+    reply = _binary(served, model, inputs, **request_)
+    assert reply.status_code == status, reply.text
+    assert says in reply.text
+    assert reply.headers["x-request-id"] == "b-1"
+    if status not in (200, 404):
+        assert "error" in reply.json()
+    assert _count(served, "solar_corona_refused_total") - before <= (status == 404)
+
+
+def test_a_client_that_goes_within_its_body_leaves_nothing_behind(served):
+    with served.connect() as connection:
+        connection.sendall(HEAD + b"inference-header-content-length: 9\r\ncontent-length: 999\r\n\r\nhalf")
+        _until(lambda: _count(served, "solar_corona_body_bytes") == 999)
+    _until(lambda: _count(served, "solar_corona_body_bytes") == 0)
+
+
+def test_a_token_is_asked_for_on_every_way(model_folder, tmp_path):
+    (tmp_path / "tokens").write_text("0123456789abcdef\n")
+    with serving(tmp_path / "log", model_folder / "times", "--token-file", tmp_path / "tokens") as process:
+        assert _binary(process, "times", {"x": NUMBERS}, token="0123456789abcdef").status_code == 200
+        for token in (None, "0123456789abcdee"):
+            reply = _binary(process, "times", {"x": NUMBERS}, token=token)
+            assert (reply.status_code, reply.headers["www-authenticate"]) == (401, "Bearer")
+        assert httpx.get(f"{process.url}/v2/health/ready", timeout=20).status_code == 200
+
+
 def test_work_whose_client_has_gone_is_dropped(served):
     before = _count(served, 'solar_corona_batch_samples_sum{model="slow",version="1"}')
     body, length = encode_request(Request({"x": np.ones((16, 256), np.float32)}, binary=True))

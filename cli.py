@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from .core.errors import ExitCode, JobFailedError, SolarCoronaError, SpecError
 from .core.extras import extra_of
@@ -124,7 +125,7 @@ def _report(folder: RunFolder) -> Path | None:
     try:
         return write_report(folder, job=read_job(folder.job_file))
     except (SolarCoronaError, OSError) as error:
-        errors.print(f"the report could not be written: {error}", style="yellow")
+        errors.print(f"the report could not be written: {error}", style="yellow", soft_wrap=True)
         return None
 
 
@@ -286,14 +287,14 @@ def strategies(as_json: JsonOption = False) -> None:
     if as_json:
         print_json([{"name": i.name, "origin": i.origin, "summary": i.summary, "options": i.options} for i in infos])
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("from", no_wrap=True)
-    table.add_column("what it is", overflow="fold")
     for info in infos:
-        table.add_row(info.name, info.origin, info.summary)
-    console.print(table)
-    console.print("Any other class: algorithm: module:Class, with its options under aggregation.options.", style="dim")
+        console.print(Text.assemble((info.name, "bold"), (f"  {info.origin}", "dim")))
+        console.print(Padding(Text(info.summary), (0, 0, 0, 4)))
+    console.print(
+        "Any other class: algorithm: module:Class, with its options under aggregation.options.",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -439,6 +440,8 @@ def calibrate(
     from .joint_inference.calibrated import Calibrated
     from .lib.datasets import load_dataset
 
+    if max_loss is target_accuracy is max_upload is None:
+        raise SpecError("there is nothing to promise; give one of --max-loss, --target-accuracy and --max-upload")
     promise = Calibrated(max_loss=max_loss, target_accuracy=target_accuracy, max_upload=max_upload)
     x, y = load_dataset(data)
     if y is None:

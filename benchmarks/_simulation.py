@@ -16,8 +16,9 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from solar_corona.core.events import Event
-from solar_corona.core.spec import Tasks
+from solar_corona.core.spec import Compression, Tasks
 from solar_corona.fl_client.edge_data import EdgeData
+from solar_corona.fl_client.model_coding import EdgeCoding
 from solar_corona.fl_client.node import Node
 from solar_corona.fl_server.mail import Mail
 from solar_corona.fl_server.roster import Roster
@@ -41,7 +42,13 @@ class Mlp:
         Held-out samples.
     steps, batch, rate
         Local steps in a round, samples in a step, learning rate.
+    seed
+        Which samples each step takes. They follow from this, the round and how many fits there were since weights
+        were set, so that two methods which send the same weights in the same round get the same back: what differs
+        between them is not chance.
     """
+
+    round = 0
 
     def __init__(
         self,
@@ -67,6 +74,7 @@ class Mlp:
         self.train_data, self.eval_data = (x, y), (x_eval, y_eval)
         self._steps, self._batch, self._rate = steps, batch, rate
         self._rng = np.random.default_rng(seed)
+        self._seed, self._fits = seed, 0
         self._chosen: tuple[Any, Any] = (None, None)
 
     def get_weights(self) -> Mapping[str, Floats]:
@@ -74,6 +82,7 @@ class Mlp:
 
     def set_weights(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         self.weights = {name: np.array(value, np.float32) for name, value in weights.items()}
+        self._fits = 0
 
     def use_samples(self, train: NDArray[np.int64] | None, evaluate: NDArray[np.int64] | None) -> None:
         self._chosen = train, evaluate
@@ -83,6 +92,8 @@ class Mlp:
 
     def train(self, config: Mapping[str, Any]) -> tuple[int, Mapping[str, float]]:  # noqa: ARG002
         x, y = _part(self.train_data, self._chosen[0])
+        self._rng = np.random.default_rng([self._seed, self.round, self._fits])
+        self._fits += 1
         return len(x), {"loss": self._fit(x, y)}
 
     def train_weighted(self, weights: NDArray[np.float64]) -> None:
@@ -184,6 +195,7 @@ class DirectGrid(Grid):
         self.round = 0
         self.edges = edges
         self.nodes = {i + 1: edge.node() for i, edge in enumerate(edges)}
+        self._codings = {i + 1: EdgeCoding() for i in range(len(edges))}
         self._replies: dict[str, Message] = {}
 
     def get_node_ids(self) -> Iterable[int]:
@@ -194,12 +206,15 @@ class DirectGrid(Grid):
         for message in messages:
             node_id = message.metadata.dst_node_id
             message.metadata.__dict__["_message_id"] = message_id = uuid.uuid4().hex
-            content = wire.unpack(message.content)
+            content = self._codings[node_id].decode(wire.unpack(message.content))
+            assert content is not None, "no edge ever forgets what it has"
             edge = self.edges[node_id - 1]
             edge.before_training(self.round)
+            edge.model.round = self.round
             if edge.stock:
                 self.nodes[node_id] = edge.node()
-            reply = Message(wire.pack(self.nodes[node_id].answer(content)), reply_to=message)
+            record = self._codings[node_id].encode(self.nodes[node_id].answer(content))
+            reply = Message(wire.pack(record), reply_to=message)
             self._replies[message_id] = reply
             ids.append(message_id)
         return ids
@@ -234,11 +249,12 @@ def simulate(
     rounds: int,
     min_edges: int = 1,
     each_round: Callable[[int], None] = lambda _: None,
+    compression: Compression | None = None,
 ) -> Run:
     """Run a federation to its end and return what happened."""
     identify_as_server(1)
     grid = DirectGrid(edges)
-    mail = Mail(grid, ttl=3600.0)
+    mail = Mail(grid, ttl=3600.0, compression=compression)
     roster = Roster(mail, [edge.name for edge in edges], algorithm="benchmark", owners=None)
     events: list[Event] = []
 

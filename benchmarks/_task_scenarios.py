@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._data import load_fashion_mnist, open_data
+from ._data import load_cifar10, load_fashion_mnist, open_data
 
 __all__ = ["SCENARIOS", "Pool", "TaskEdge", "load_pool", "make_edges"]
 
@@ -47,6 +47,8 @@ class Pool:
         The least and most samples of an edge.
     held_out
         Samples that an edge evaluates on.
+    flat
+        Whether an edge's samples have one axis.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Pool:
     edges: int = 32
     samples: tuple[int, int] = (200, 501)
     held_out: int = 60
+    flat: bool = False
 
     @property
     def classes(self) -> int:
@@ -68,7 +71,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class TaskEdge:
-    """One edge's samples, flattened, and the task that they are of, which no method is told."""
+    """One edge's samples, and the task that they are of, which no method is told."""
 
     task: int
     train: tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -77,26 +80,42 @@ class TaskEdge:
 
 
 def load_pool(name: str, folder: Path) -> Pool:
-    """Return Fashion-MNIST at 14 x 14, or windows of a phone's and a watch's sensors."""
-    return _fashion(folder) if name == "fashion" else _sensors(folder)
+    """Return `fashion` (Fashion-MNIST, 14 x 14, flat), `cifar` (CIFAR-10, 16 x 16 x 3) or `sensors` (64 steps x 6)."""
+    return {"fashion": _fashion, "cifar": _cifar, "sensors": _sensors}[name](folder)
 
 
 def _fashion(folder: Path) -> Pool:
     images = load_fashion_mnist(folder)
     return Pool(
         "fashion",
-        _halved(images.x_train),
+        _halved(images.x_train)[..., 0],
         images.y_train.astype(np.int64),
-        _halved(images.x_test),
+        _halved(images.x_test)[..., 0],
         images.y_test.astype(np.int64),
         turn=lambda x, task: np.rot90(x, task, (1, 2)),
         class_groups=((0, 1, 2), (3, 4, 5), (6, 7), (8, 9)),
+        flat=True,
+    )
+
+
+def _cifar(folder: Path) -> Pool:
+    images = load_cifar10(folder, train=20_000, test=8_000)
+    return Pool(
+        "cifar",
+        4 * (_halved(images.x_train) - np.float32(0.5)),
+        images.y_train,
+        4 * (_halved(images.x_test) - np.float32(0.5)),
+        images.y_test,
+        turn=lambda x, task: np.rot90(x, task, (1, 2)),
+        class_groups=((0, 1, 2), (3, 4, 5), (6, 7), (8, 9)),
+        edges=20,
     )
 
 
 def _halved(x: NDArray[Any]) -> NDArray[np.float32]:
-    n, h, w = x.shape[:3]
-    halved: NDArray[np.float32] = (x.reshape(n, h // 2, 2, w // 2, 2).mean((2, 4)) / 255).astype(np.float32)
+    """Return images at half their size, 0 to 1."""
+    n, h, w, channels = x.shape
+    halved: NDArray[np.float32] = x.reshape(n, h // 2, 2, w // 2, 2, channels).mean((2, 4), dtype=np.float32) / 255
     return halved
 
 
@@ -188,4 +207,4 @@ def _as_task(
         x = pool.turn(x, task)
     if scenario.startswith("permutations"):
         y = permutations[task][y]
-    return np.ascontiguousarray(x.reshape(len(x), -1)), y
+    return np.ascontiguousarray(x.reshape(len(x), -1) if pool.flat else x), y

@@ -7,6 +7,7 @@ however the launcher ends.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -27,7 +28,7 @@ from .script_failure import error_of
 from .settings import CONTEXT_VARIABLE, worker_environment
 from .workers import Plan, Worker
 
-__all__ = ["LocalLauncher", "free_port", "port_is_free"]
+__all__ = ["LocalLauncher", "check_port", "free_port"]
 
 _TICK = 0.05
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.2, 5.0
@@ -46,15 +47,29 @@ def free_port(host: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
-def port_is_free(host: str, port: int) -> bool:
-    """Tell whether `port` of `host` can be listened on."""
+def check_port(host: str, port: int) -> None:
+    """Check that `port` of `host` can be listened on.
+
+    Raises
+    ------
+    PlatformError
+        If it is in use, or not this user's or this machine's; the message says which.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return False
-        return True
+        except PermissionError as error:
+            raise PlatformError(f"port {port} needs rights that this user lacks; give one from 1024 on") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise PlatformError(
+                    f"port {port} of {host} is in use; give another with --port, or leave it out"
+                ) from error
+            raise PlatformError(
+                f"this machine cannot listen on {host} ({error.strerror}); give an address of its own with --host, or "
+                f"0.0.0.0 for all of them"
+            ) from error
 
 
 @dataclass
@@ -197,6 +212,7 @@ class LocalLauncher:
         """End a job whose scripts all ended well without taking part: its server would wait in vain."""
         edges = [] if self._waiting else self._plan.of_role("edge")
         left = edges and all(self._processes[w.name].popen.poll() == 0 and not has_result(w.name) for w in edges)
+        left = left and not self._folder.is_saved()  # else they may have left with the final model
         self._all_left = (self._all_left or time.monotonic()) if left else None
         if self._all_left is not None and time.monotonic() - self._all_left > _LEFT_WITHIN:
             raise JobFailedError(

@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 import yaml
 
 from .documents import Job
-from .errors import PlatformError, SolarCoronaError, SpecError
+from .errors import SolarCoronaError, SpecError
 from .files import atomic_write, local_path
 from .job_file import JobFile
-from .local_launcher import free_port, port_is_free
+from .local_launcher import check_port, free_port
 from .run_folder import RunFolder, RunOrigin, hold_job, latest_run, new_run, runs_of
 from .workers import Placement
 
@@ -114,7 +114,7 @@ def prepared(
             folder, changes = _to_resume(job_file, overrides, runs)
             file = read(job_file, changes)
             check(file)
-            folder.clear_failures()
+            folder.clear_outcome()
             _lay_out(file, folder, changes, command)
             yield file, folder
             return
@@ -178,8 +178,8 @@ def local_placement(
     """
     base = str(file.path.resolve().parent)
     if address is None:
-        if port is not None and not port_is_free(listen, port):
-            raise PlatformError(f"port {port} of {listen} is in use; give another with --port, or leave it out")
+        if port is not None:
+            check_port(listen, port)
         address = f"{LOCALHOST if listen == _ANYWHERE else listen}:{port or free_port(listen)}"
     return Placement(
         run=folder.path.name,

@@ -11,6 +11,7 @@
       contexts/         the workers' context documents
       logs/             one file a worker
       failures/         how a worker's script failed
+      saved             all rounds are done, and the model is saved
       checkpoint/       the server's state after each round
       model*            what the job made
 """
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import PlatformError, SpecError
 from .events import Event, event_adapter
-from .files import atomic_write
+from .files import atomic_write, write_bytes_atomic
 from .settings import RUNS_VARIABLE
 
 __all__ = [
@@ -226,10 +227,23 @@ class RunFolder:
         """Return how a worker's script failed, or None."""
         return self._read(f"failures/{worker}.json", WorkerFailure)
 
-    def clear_failures(self) -> None:
-        """Forget earlier failures, before a run is resumed."""
+    def note_saved(self) -> None:
+        """Note that all rounds are done and the model is saved: edges are let go, and may not come again."""
+        write_bytes_atomic(self._saved, b"")
+
+    def is_saved(self) -> bool:
+        """Tell whether all rounds are done and the model is saved."""
+        return self._saved.exists()
+
+    @property
+    def _saved(self) -> Path:
+        return self.path / "saved"
+
+    def clear_outcome(self) -> None:
+        """Forget how the run ended, before it is resumed with every edge started anew."""
         for path in (self.path / "failures").glob("*.json"):
             path.unlink()
+        self._saved.unlink(missing_ok=True)
 
     def _write(self, name: str, record: _Record) -> None:
         with atomic_write(self.path / name) as temporary:

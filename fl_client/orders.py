@@ -19,6 +19,7 @@ from ..lib import exchange
 from ..lib.exchange import ModelOrder, Weights, WorkOrder
 from ..lib.records import arrays_in
 from ..lib.trainable import Scalar, Trainable
+from .clipping import clipped, clipping_norm
 from .edge_data import Split
 from .personal import PersonalModel
 
@@ -102,9 +103,13 @@ class Orders:
             with self._on(model.tasks):
                 self._take(content, model.key)
                 samples, metrics = self._trainable.train(config)
+                arrays = exchange.to_arrays(self._trainable.get_weights())
+                if (norm := clipping_norm(config)) is not None:
+                    weights, within = clipped(_weights_of(content, model.key), exchange.to_weights(arrays), norm)
+                    arrays, metrics = exchange.to_arrays(weights), {**metrics, **within}
                 # A reply without an order is an ordinary one, with the names that every strategy knows.
                 key = model.key if exchange.ORDER in content else "arrays"
-                record[key] = exchange.to_arrays(self._trainable.get_weights())
+                record[key] = arrays
                 record[exchange.metrics_key(key)] = exchange.to_metrics(samples, metrics)
                 if order.personal:
                     self._personal.train(_weights_of(content, model.key), order.personal, config)

@@ -73,7 +73,7 @@ class Survey:
         self._asked: SurveyQuestion | None = None
         self._embed: Embedding | None = None
         self._signed: list[Signature] = []
-        self._digest = ""
+        self._digest, self._pending = "", False
         self._orders.split = None
 
     def respond(self, question: Question) -> Response:
@@ -122,7 +122,7 @@ class Survey:
             self._divide = None if found is None else Discovered(found, data.rules.chunk)
         self._orders.split = split = self.split()
         assert split is not None
-        self._signed = self._sign(asked, data, split)
+        self._signed, self._pending = self._sign(asked, data, split), False
         self._keep()
         return self._answer(split, changed=False)
 
@@ -149,13 +149,13 @@ class Survey:
         return SurveyAnswer(tasks=tasks, changed=changed).to_response([s.to_bytes() for s in self._signed])
 
     def look_again(self, known: str | None = None) -> Response | None:
-        """Return a new answer if the samples have drifted since they were signed, else None.
+        """Return a new answer if the samples have drifted since they were signed, until the server has it; else None.
 
         Parameters
         ----------
         known
-            Digest of the signatures that the server has of this edge: where they are others than the edge's, such as
-            after a reply that was lost, the answer is given again.
+            Digest of the signatures that the server has of this edge, if it says so: after it has got new ones, and
+            where it cannot be sure that this is still the process that it knows, or it the server that got them.
         """
         if self._data is None:
             return None
@@ -164,10 +164,15 @@ class Survey:
             return None if known is None else SurveyAnswer(tasks=(), lost=True).to_response([])
         if not self._signed:
             return None
-        changed = self._has_drifted(self._asked, self._data)
+        before, changed = self._pending, self._has_drifted(self._asked, self._data)
         if changed:
             log.info("the samples of this edge have changed; their new signatures go to the server")
-        elif known is None or known == signature_digest([s.to_bytes() for s in self._signed]):
+            self._pending = True
+        elif known is not None:
+            self._pending = known != signature_digest([s.to_bytes() for s in self._signed])
+        if changed or self._pending != before:
+            self._keep()
+        if not self._pending:
             return None
         split = self._orders.split = self._orders.split or self.split()
         assert split is not None
@@ -201,7 +206,6 @@ class Survey:
         if same and len(signed) == len(self._signed) and not any(map(drifted, self._signed, signed)):
             return False
         self._signed = signed
-        self._keep()
         return True
 
     def _keep(self) -> None:
@@ -209,7 +213,8 @@ class Survey:
         if self._file is None or self._question is None:
             return
         record = self._question.to_content()
-        record[_KEPT] = ConfigRecord({"digest": self._digest, "signed": [s.to_bytes() for s in self._signed]})
+        signed = [s.to_bytes() for s in self._signed]
+        record[_KEPT] = ConfigRecord({"digest": self._digest, "signed": signed, "pending": self._pending})
         try:
             write_sealed(self._file, record)
         except SolarCoronaError as error:
@@ -229,7 +234,7 @@ class Survey:
             signed = kept["signed"]
             assert isinstance(signed, list)
             self._signed = [Signature.from_bytes(part) for part in signed if isinstance(part, bytes)]
-            self._digest = str(kept.get("digest", ""))
+            self._digest, self._pending = str(kept["digest"]), bool(kept["pending"])
             if self._data.rules.division == "discovery":
                 self._divide = None if found is None else Discovered(found, self._data.rules.chunk)
         except SolarCoronaError as error:

@@ -108,11 +108,11 @@ class TaskDiscovery:
 def _pulls(asked: DiscoveryQuestion, features: Floats, labels: Indices, units: Indices) -> Response:
     least = asked.spec.min_count
     if len(asked.frames) == 1:
-        return pulls_to([pull(asked.frames[0], features, labels, units, least=least)])
+        return pulls_to([pull(asked.frames[0], features, labels, units, least=least, white=asked.white)])
     found = []
     for half, frame in enumerate(asked.frames):
         rows = np.flatnonzero(units % 2 == half)
-        found.append(pull(frame, features[rows], labels[rows], units[rows] // 2, least=least))
+        found.append(pull(frame, features[rows], labels[rows], units[rows] // 2, least=least, white=asked.white))
     return pulls_to(found)
 
 

@@ -16,7 +16,7 @@ from ..core.errors import ExitCode, InterruptedJobError, JobFailedError, SolarCo
 from ..core.events import Event, JobFailed, JobFinished, JobStarted, RoundEvaluated, Warned
 from ..core.run_folder import RunFolder
 from ..lib import flower_run
-from ..lib.models import read_card, write_model_bytes
+from ..lib.models import write_model_bytes
 from ..strategies import create
 from ..strategies.state import restore, state_of
 from .checkpoint import Checkpoint, Checkpoints
@@ -95,8 +95,7 @@ class ServerJob:
                     resumed_at=self._progress.round,
                 )
             )
-            if not self._is_saved():
-                self._rounds(open_grid or self._open_superlink)
+            self._rounds(open_grid or self._open_superlink)
             path = self._document.output_model
             self._emit(JobFinished(model=path, seconds=time.monotonic() - self._started))
         except SolarCoronaError as error:
@@ -125,14 +124,6 @@ class ServerJob:
         self._run_id = checkpoint.run_id
         restore(self._strategy, checkpoint.strategy)
 
-    def _is_saved(self) -> bool:
-        """Tell whether this run's final model is there already: the server was killed while it let the edges go."""
-        output = self._document.output_model
-        if output is None or self._progress.round < self._limits.rounds:
-            return False
-        card = read_card(output)
-        return card is not None and (card.run, card.round) == (self._document.run, self._limits.rounds)
-
     def _rounds(self, open_grid: Callable[[], tuple[Grid, dict[int, str]]]) -> None:
         """Run the loop; when the SuperLink is lost, run it again from where it was."""
         while True:
@@ -148,11 +139,14 @@ class ServerJob:
                 progress=self._progress,
                 emit=self._emit,
                 after_round=self._checkpoint,
-                on_export=self._save,
+                on_export=self._export,
             )
             finish = getattr(grid, "finish", None)
             try:
-                loop.run()
+                if self._folder.is_saved():  # this server, or one before it, was lost while it let the edges go
+                    loop.let_go()
+                else:
+                    loop.run()
             except TemporaryError as error:
                 self._emit(Warned(message=f"{error}; the server connects again and repeats the round"))
                 continue
@@ -209,11 +203,15 @@ class ServerJob:
                 return flower_run.acquire_run(place.address, self._run_id, root_certificates=ca, secret=secret), owners
         raise AssertionError("unreachable")
 
-    def _save(self, exported: ExportedModel | None) -> None:
+    def _export(self, exported: ExportedModel | None) -> None:
         self._checkpoints.flush()
+        if self._document.output_model is not None:
+            self._save(exported)
+        self._folder.note_saved()
+
+    def _save(self, exported: ExportedModel | None) -> None:
         output = self._document.output_model
-        if output is None:
-            return
+        assert output is not None
         if exported is None:
             raise JobFailedError(
                 f"the rounds are done, but no edge could save the model to {output}; its weights are in "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..core import preparation
 from ..core.errors import SolarCoronaError
+from ..core.events import EdgeFinished
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher
 from ..core.plan import plan
@@ -74,17 +75,21 @@ class LocalRun:
         KeyboardInterrupt
             If it was stopped.
         """
-        view, offset = RunView(), 0
+        view, served = RunView(), set[str]()
+        earlier, offset = self.folder.events_from(0)
+        view.take(earlier)
 
         def tick() -> None:
             nonlocal offset
             events, offset = self.folder.events_from(offset)
             view.take(events)
+            # By this run's own processes: those that a resumed run had before are gone with what they had.
+            served.update(event.edge for event in events if isinstance(event, EdgeFinished))
             show(view)
 
         launcher = LocalLauncher(self.folder, self.plan, cwd=self.file.path.resolve().parent)
         try:
-            launcher.run(tick=tick, has_result=lambda name: name in view.finished_edges)
+            launcher.run(tick=tick, has_result=served.__contains__)
         except SolarCoronaError:
             tick()  # what happened last is shown before the error
             raise

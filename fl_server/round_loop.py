@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
@@ -48,6 +48,7 @@ from .roster import Member, Roster
 __all__ = ["ExportedModel", "Limits", "Progress", "RoundLoop"]
 
 _EXPORT_WITHIN = 120.0
+_STILL_WAITING = 6.0  # longer than an edge takes to connect again; most have been let go and do not come
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,17 @@ class RoundLoop(Floor):
         self._on_export(self._export())
         self._finish()
 
+    def let_go(self) -> None:
+        """Hand the final model to the edges that still wait for it; all rounds are done, and the model is saved."""
+        self._specs = exchange.array_specs(self._model())
+        self._roster.set_reference(self._specs, self._progress.round)
+        end = time.monotonic() + _STILL_WAITING
+        while self._roster.missing() and time.monotonic() < end:
+            for _ in self._step(look_every=LOOK_EVERY_WAITING):
+                pass
+            time.sleep(LOOK_EVERY_WAITING / 2)
+        self._finish()
+
     def _round(self, number: int) -> None:
         self._wait_for_edges(f"round {number} can start")
         down, up = self._mail.bytes_down, self._mail.bytes_up
@@ -133,7 +145,7 @@ class RoundLoop(Floor):
         self._emit(RoundStarted(round=number, edges=len(messages)))
         self._mail.send([*self._train_messages(state, messages), *self._evaluate_messages(state, messages)])
         replies = self._train_replies(state)
-        result, metrics = self._call("aggregate_train", lambda s: s.aggregate_train(number, replies))
+        result, metrics = self._call("aggregate_train", lambda s: s.aggregate_train(number, self._as_taken(replies)))
         for _ in replies:  # A strategy may stop early; what is on its way is still screened.
             pass
         if result is None:
@@ -156,6 +168,11 @@ class RoundLoop(Floor):
         self._report_evaluation(number - 1, state.evaluations)
         self._to_evaluate = self._evaluation(number)
         self._emit_told()
+
+    def _as_taken(self, replies: Iterator[Message]) -> Iterable[Message]:
+        """Return replies one by one, or all at once for Flower's own: they keep all, and some look at them twice."""
+        flowers = type(self._strategy).aggregate_train.__module__.partition(".")[0] == "flwr"
+        return list(replies) if flowers else replies
 
     def _query(self, number: int) -> None:
         """Let a strategy that asks edges before they train do so, as often as it has questions."""

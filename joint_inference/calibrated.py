@@ -17,7 +17,7 @@ from ..core.files import write_bytes_atomic
 from .drift import ConfidenceWatch
 from .margin import Margin
 from .offload import Decision, Scores
-from .promises import Labelled, Promise, at_least_accuracy, at_most_loss, at_most_upload
+from .promises import Labelled, Promise, at_least_accuracy, at_most_loss, at_most_upload, check_share
 
 __all__ = ["Calibrated", "Calibration", "calibration_file"]
 
@@ -72,7 +72,7 @@ class Calibrated:
     Raises
     ------
     ModelError
-        If several are given.
+        If several are given, or one is no share.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class Calibrated:
         self._promise: dict[Any, float] = {name: float(value) for name, value in given.items() if value is not None}
         if len(self._promise) > 1:
             raise ModelError(f"Calibrated makes one promise, and got {', '.join(self._promise)}; keep one")
+        for name, value in self._promise.items():
+            check_share(name, value)
         self._margin = Margin(threshold=0.0)
         self._found: Calibration | None = None
         self._watch: ConfidenceWatch | None = None

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Literal
 
 from ..core.errors import ModelError
 
-__all__ = ["BoundedCredit", "Hold"]
+__all__ = ["BoundedCredit", "Hold", "is_share"]
 
 Hold = Literal["strict", "default", "relaxed"]
 """How closely a ratio is held; in a window of 1,000: 10 % of the ratio, 2 points, 10 points."""
@@ -17,6 +18,11 @@ _DEFAULT, _RELAXED, _STRICT_SHARE = 10.0, 50.0, 50.0
 _LEAST = 0.55
 _STEP, _LOWEST, _HIGHEST = 0.01, -0.2, 1.2
 _SLOWEST = 1 / 400
+
+
+def is_share(value: object) -> bool:
+    """Tell whether it is a number from 0 to 1."""
+    return isinstance(value, Real) and 0 <= float(value) <= 1
 
 
 class BoundedCredit:
@@ -49,8 +55,8 @@ class BoundedCredit:
     __slots__ = ("_bound", "_credit", "_gain", "_ratio", "_threshold")
 
     def __init__(self, ratio: float, *, hold: Hold = "default") -> None:
-        if not 0 <= ratio <= 1:
-            raise ModelError(f"upload_ratio is {ratio}, expected a share from 0 to 1, such as 0.1")
+        if not is_share(ratio):
+            raise ModelError(f"upload_ratio is {ratio!r}, expected a share from 0 to 1, such as 0.1")
         bounds = {"strict": max(_STRICT_SHARE * ratio, _LEAST), "default": _DEFAULT, "relaxed": _RELAXED}
         if hold not in bounds:
             raise ModelError(f"hold is {hold!r}, expected strict, default or relaxed")

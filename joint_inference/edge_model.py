@@ -239,6 +239,8 @@ class EdgeModel:
                 )
             )
         self._count(stories, deep)
+        if hard and instead is None:
+            self._recorder.told(trouble=trouble or "")
         return _Answer(result, stories)
 
     def _ask(self, shallow: _Shallow, hard: Sequence[int]) -> tuple[DeepAnswer, Any]:

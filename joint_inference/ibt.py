@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.errors import ModelError
-from .credit import BoundedCredit, Hold
+from .credit import BoundedCredit, Hold, is_share
 from .offload import Decision, Scores
 from .ranks import Ranks
 
@@ -52,8 +52,8 @@ class IBT:
         hold: Hold = "default",
     ) -> None:
         for name, value in (("threshold_box", threshold_box), ("threshold_img", threshold_img)):
-            if not 0 <= value <= 1:
-                raise ModelError(f"{name} is {value}, expected a number from 0 to 1")
+            if not is_share(value):
+                raise ModelError(f"{name} is {value!r}, expected a number from 0 to 1")
         self._box, self._image, self._ratio, self._hold = threshold_box, threshold_img, upload_ratio, hold
         self._credit = BoundedCredit(upload_ratio, hold=hold) if upload_ratio is not None else None
         self._ranks = Ranks()

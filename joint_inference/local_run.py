@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core import preparation
 from ..core.errors import ModelError, SpecError
 from ..core.inference_plan import TOKEN_FILE
-from ..core.inference_spec import JointInferenceService
+from ..core.inference_spec import JointInferenceService, Offload
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher
 from ..core.plan import plan
@@ -21,6 +21,7 @@ from ..core.run_folder import RunFolder
 from ..core.security import make_credentials, make_token
 from ..core.spec_parts import ModelSource
 from ..core.workers import Plan
+from .registry import create
 from .view import InferenceView
 
 __all__ = ["InferenceRun", "check_inputs", "prepared"]
@@ -34,7 +35,7 @@ def check_inputs(file: JobFile[JointInferenceService]) -> None:
     Raises
     ------
     SpecError
-        If the script or a file of the endpoint is missing.
+        If the script or a file of the endpoint is missing, or there is no such offload algorithm or option.
     ModelError
         If a model is missing.
     """
@@ -42,6 +43,7 @@ def check_inputs(file: JobFile[JointInferenceService]) -> None:
     if spec.edge_worker.command is None:
         check_script(file, "spec.edgeWorker.script", spec.edge_worker.script)
     _check_model(file, "spec.edgeWorker.model", spec.edge_worker.model)
+    _check_offload(file, spec.edge_worker.offload)
     if spec.cloud_worker is not None:
         _check_model(file, "spec.cloudWorker.model", spec.cloud_worker.model)
     if spec.endpoint is not None:
@@ -52,6 +54,17 @@ def check_inputs(file: JobFile[JointInferenceService]) -> None:
             raise SpecError(
                 f"{file.path}: spec.endpoint.tokenSecret names a Secret of a cluster; on this machine set tokenFile"
             )
+
+
+def _check_offload(file: JobFile[JointInferenceService], offload: Offload | None) -> None:
+    if offload is None or ":" in offload.algorithm:
+        return  # a class of the user's own is known where the script runs
+    # So is a file that an option names.
+    options = {name: value for name, value in offload.options.items() if name != "file"}
+    try:
+        create(offload.algorithm, options)
+    except ModelError as error:
+        raise SpecError(f"{file.path}: spec.edgeWorker.offload: {error}") from error
 
 
 def _check_model(file: JobFile[JointInferenceService], where: str, source: str | ModelSource) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ModelError, PlatformError
 
-__all__ = ["Labelled", "Promise", "at_least_accuracy", "at_most_loss", "at_most_upload"]
+__all__ = ["Labelled", "Promise", "at_least_accuracy", "at_most_loss", "at_most_upload", "check_share"]
 
 _Bools = NDArray[np.bool_]
 # Thresholds that are tried one after the other, from the safest; fixed before data are seen.
@@ -97,7 +97,7 @@ def at_most_loss(data: Labelled, loss: float, *, level: float = 0.95) -> Promise
     ModelError
         If the data cannot support the promise; the message says how many samples are needed at least.
     """
-    _check_share("max_loss", loss)
+    check_share("max_loss", loss)
     needed = int(np.ceil(np.log(1 - level) / np.log(1 - loss)))
     if len(data) < needed:
         raise ModelError(
@@ -127,7 +127,7 @@ def at_least_accuracy(data: Labelled, accuracy: float, *, level: float = 0.95) -
     ModelError
         If not even uploading everything is certified.
     """
-    _check_share("target_accuracy", accuracy)
+    check_share("target_accuracy", accuracy)
     best: float | None = None
     for threshold in _ladder():
         right = round(data.accuracy_at(threshold) * len(data))
@@ -156,7 +156,7 @@ def at_most_upload(confidence: NDArray[np.float64], share: float, *, level: floa
     ModelError
         If there are too few samples to promise any upload at all.
     """
-    _check_share("max_upload", share)
+    check_share("max_upload", share)
     n = len(confidence)
     counts = np.arange(n)
     fits = np.flatnonzero(_beta(level, counts + 1, n - counts) <= share)
@@ -168,7 +168,8 @@ def at_most_upload(confidence: NDArray[np.float64], share: float, *, level: floa
     return Promise(threshold, f"at most {share:.2%} of the samples uploaded", exact=True, uploads=uploads)
 
 
-def _check_share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """Raise ModelError if what is promised is no share."""
     if not 0 < value < 1:
         raise ModelError(f"{name} is {value}, expected a share between 0 and 1, such as 0.01")
 

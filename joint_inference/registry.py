@@ -56,6 +56,8 @@ def choose(
         found = create(asked, {})
     elif asked is None:
         found = create(of_job.algorithm, of_job.options) if of_job is not None else Margin()
+    if isinstance(found, type):
+        raise ModelError(f"cloud_offload_algorithm is the class {found.__name__}; make one of it: {found.__name__}(…)")
     if not isinstance(found, OffloadAlgorithm):
         raise ModelError(
             f"cloud_offload_algorithm is a {type(asked).__name__}; expected an object with decide(scores) and "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.errors import ModelError
 from ..lib.tensors import Tensors, TensorSpec
 
 __all__ = ["Function", "Given", "given", "named_inputs", "user_function"]
@@ -81,6 +82,11 @@ def given(sample: Any, prepared: Any, specs: Sequence[TensorSpec]) -> Given:
         What `pre_fun` made of it: an array; several in the model's order; or a mapping of arrays by input name.
     specs
         The model's inputs. An array with one axis less than its spec is one sample.
+
+    Raises
+    ------
+    ModelError
+        If it is no array at all, such as None from a camera that is gone.
     """
     if len(specs) == 1 and isinstance(prepared, np.ndarray) and prepared.ndim == len(specs[0].shape) - 1:
         # One sample of the only input: what a camera gives, frame by frame.
@@ -91,8 +97,13 @@ def given(sample: Any, prepared: Any, specs: Sequence[TensorSpec]) -> Given:
     if single:
         arrays = {name: array[None] for name, array in arrays.items()}
     first = next(iter(arrays.values()))
-    count = len(first) if first.ndim else 0
-    return Given(_each(sample, first, count, single=single), arrays, single)
+    if not first.ndim:
+        takes = ", ".join(f"{spec.name!r} {spec.datatype} {list(spec.shape)}" for spec in specs)
+        raise ModelError(
+            f"a {type(prepared).__name__} is no sample of this model, which takes {takes}; expected an array of that "
+            f"shape, or without its first axis for one sample"
+        )
+    return Given(_each(sample, first, len(first), single=single), arrays, single)
 
 
 def named_inputs(prepared: Any, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:

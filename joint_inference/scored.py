@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from ..core.errors import ModelError
-from .credit import BoundedCredit, Hold
+from .credit import BoundedCredit, Hold, is_share
 from .offload import Decision, Scores
 from .ranks import Ranks
 
@@ -44,8 +44,8 @@ class ScoredAlgorithm(ABC):
                 f"{type(self).__name__} needs either a threshold or an upload_ratio; give one of them, such as "
                 f"upload_ratio=0.1"
             )
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ModelError(f"threshold is {threshold}, expected a confidence from 0 to 1")
+        if threshold is not None and not is_share(threshold):
+            raise ModelError(f"threshold is {threshold!r}, expected a confidence from 0 to 1")
         self._threshold, self._ratio, self._hold = threshold, upload_ratio, hold
         self._credit = BoundedCredit(upload_ratio, hold=hold) if upload_ratio is not None else None
         self._ranks = Ranks()

@@ -24,6 +24,7 @@ Circuit = Literal["closed", "half-open", "open"]
 
 _log = logging.getLogger(__name__)
 _EVERY = 1.0
+_LONGEST_TROUBLE = 500
 # Buckets of 5 %, from 1 µs to about 10 minutes.
 _FIRST, _STEP, _BUCKETS = 1e-6, math.log(1.05), 416
 
@@ -100,6 +101,8 @@ class EdgeStatistics:
         Name or version of the models that answered last.
     algorithm
         What decides on uploads, with its parameters.
+    trouble
+        Why the deep model did not answer the last sample that was meant for it; empty if it did.
     updated
         When, in seconds since 1970.
     """
@@ -116,6 +119,7 @@ class EdgeStatistics:
     model: str = ""
     deep_model: str = ""
     algorithm: Mapping[str, Any] = field(default_factory=dict)
+    trouble: str = ""
     updated: float = 0.0
 
     @property
@@ -148,7 +152,7 @@ class Recorder:
         self._begin: float | None = None
         self._frames = self._uploads = self._degraded = self._bytes_up = self._bytes_down = 0
         self._latencies: dict[Source, Latencies] = {"edge": Latencies(), "cloud": Latencies()}
-        self._model = self._deep_model = ""
+        self._model = self._deep_model = self._trouble = ""
         self._circuit: Circuit = "closed"
         self._closed = threading.Event()
         self._writer: threading.Thread | None = None
@@ -170,12 +174,20 @@ class Recorder:
             self._bytes_up += bytes_up
             self._bytes_down += bytes_down
 
-    def told(self, *, circuit: Circuit | None = None, model: str | None = None, deep_model: str | None = None) -> None:
-        """Take what is known of the circuit breaker and the models."""
+    def told(
+        self,
+        *,
+        circuit: Circuit | None = None,
+        model: str | None = None,
+        deep_model: str | None = None,
+        trouble: str | None = None,
+    ) -> None:
+        """Take what is known of the circuit breaker, the models, and why the deep one did not answer."""
         with self._lock:
             self._circuit = circuit or self._circuit
             self._model = self._model if model is None else model
             self._deep_model = self._deep_model if deep_model is None else deep_model
+            self._trouble = self._trouble if trouble is None else trouble[:_LONGEST_TROUBLE]
 
     def snapshot(self) -> EdgeStatistics:
         """Return what there is so far."""
@@ -198,6 +210,7 @@ class Recorder:
                 model=self._model,
                 deep_model=self._deep_model,
                 algorithm=self._algorithm,
+                trouble=self._trouble,
                 updated=time.time(),
             )
 

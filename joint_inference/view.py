@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +25,7 @@ Show = Callable[["InferenceView"], None]
 _reader = TypeAdapter(EdgeStatistics)
 _SAY_EVERY = 5.0
 _MOST_ROWS = 40
+_MOST_TROUBLES = 5
 _COLUMNS = (
     "\nframes",
     "per\nsecond",
@@ -74,7 +75,11 @@ class InferenceView:
             rows = sorted(rows, key=lambda found: -found.degraded)[:_MOST_ROWS]
         for row in rows:
             table.add_row(*_cells(row))
-        return table
+        troubles = [Text(f"{row.edge}: {row.trouble}", style="yellow") for row in rows if row.trouble]
+        if not troubles:
+            return table
+        more = [Text(f"and {len(troubles) - _MOST_TROUBLES} edges more")] if len(troubles) > _MOST_TROUBLES else []
+        return Group(table, *troubles[:_MOST_TROUBLES], *more)
 
 
 def _cells(found: EdgeStatistics) -> list[Text]:

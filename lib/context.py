@@ -118,7 +118,12 @@ def get_model_path() -> str:
         If the job names no model, or there is no job.
     """
     document = current()
-    if document is None or document.model is None:
+    if document is None:
+        raise ContextError(
+            "the model's path is asked for, but the script runs alone; start it with `solar-corona run JOB.yaml`, or "
+            "give load_model a path"
+        )
+    if document.model is None:
         raise ContextError("the job names no model to start from; add spec.model: path/to/model.keras")
     return document.model.path
 

@@ -8,13 +8,13 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from tokenize import TokenError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ..core.errors import DatasetError
+from .numpy_errors import NUMPY_ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -131,29 +131,12 @@ def _numpy_error(reading: Reading, what: str, error: Exception) -> DatasetError:
     return reading.error(f"{what} is damaged or cut short ({error}); copy or write the file anew")
 
 
-# What NumPy and the zip reader raise for damaged files.
-_NUMPY_ERRORS = (
-    EOFError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TokenError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
 def _read_npz(reading: Reading) -> Contents:
     if not zipfile.is_zipfile(reading.path):
         raise reading.error("is no .npz file, or is damaged or cut short; write it with np.savez(path, x=x, y=y)")
     try:
         archive = zipfile.ZipFile(reading.path)
-    except _NUMPY_ERRORS as error:
+    except NUMPY_ERRORS as error:
         raise _numpy_error(reading, "it", error) from error
     with archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
@@ -186,7 +169,7 @@ def _read_member(reading: Reading, archive: zipfile.ZipFile, name: str, info: zi
     try:
         with archive.open(info) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
-    except _NUMPY_ERRORS as error:
+    except NUMPY_ERRORS as error:
         raise _numpy_error(reading, f"array {name!r}", error) from error
 
 
@@ -219,7 +202,7 @@ def _read_npy(reading: Reading) -> Contents:
     reading.no_attribute()
     try:
         return Contents(np.load(reading.path, allow_pickle=False), None, tuple(reading.classes or ()))
-    except _NUMPY_ERRORS as error:
+    except NUMPY_ERRORS as error:
         raise _numpy_error(reading, "it", error) from error
 
 

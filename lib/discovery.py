@@ -75,6 +75,8 @@ class DiscoveryQuestion:
         For `CLUSTERS`: how many places to look for at most.
     places, purity
         For `FIT`: the tasks so far; see `TaskModel`.
+    white
+        For `PULL`: what to multiply the sums of features by, D x k.
     """
 
     step: Step
@@ -83,6 +85,7 @@ class DiscoveryQuestion:
     tasks: int = 0
     places: Floats | None = None
     purity: float = 1.0
+    white: Floats | None = None
 
     def to_question(self) -> Question:
         """Return the question as it is sent."""
@@ -93,6 +96,8 @@ class DiscoveryQuestion:
         for place, frame in enumerate(self.frames):
             model = TaskModel(self.spec, frame, _places(self.places, frame), 1.0, ())
             arrays.update({f"{place}/{name}": value for name, value in model.to_arrays().items()})
+        if self.white is not None:
+            arrays["white"] = self.white.astype(np.float32)
         return Question(DISCOVERY, said.model_dump_json(), arrays)
 
     @classmethod
@@ -112,6 +117,9 @@ class DiscoveryQuestion:
         needed = {Step.SUMS: 0}.get(said.step, 1)
         if len(models) < needed:
             raise WireError(f"a question about tasks has no axes for its step {said.step}; update Solar Corona there")
+        white = None
+        if "white" in question.arrays:
+            white = _array(question.arrays, "white", (said.spec.dimension, None))
         return cls(
             said.step,
             said.spec,
@@ -119,6 +127,7 @@ class DiscoveryQuestion:
             said.tasks,
             models[0].places if models else None,
             said.purity,
+            white,
         )
 
     @property
@@ -249,11 +258,11 @@ def pulls_to(pulls: Sequence[Pull]) -> Response:
     return Response(DISCOVERY, "{}", arrays)
 
 
-def pulls_of(response: Response, frames: Sequence[Frame]) -> list[Pull]:
-    """Return what a response says of each frame; raise `WireError` if it cannot be used."""
+def pulls_of(response: Response, frames: Sequence[Frame], size: int) -> list[Pull]:
+    """Return what a response says of each frame, in `size` features; raise `WireError` if it cannot be used."""
     found = []
     for place, frame in enumerate(frames):
-        count, size, rank = frame.axes.shape
+        count, _, rank = frame.axes.shape
         square = _array(response.arrays, f"{place}/square", (count, rank, rank))
         linear = _array(response.arrays, f"{place}/linear", (count, rank, size))
         scale, samples = _array(response.arrays, f"{place}/scale", (2,))

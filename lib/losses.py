@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from ..core import errors
+from .class_labels import class_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,15 +225,7 @@ def _one_hot(y_true: Any, y_pred: Any) -> Any:
     classes, width = y_pred.shape[-1], y_true.shape[-1] if len(y_true.shape) else None
     if len(y_true.shape) == len(y_pred.shape) and width in (classes, None):
         return ops.cast(y_true, y_pred.dtype)
-    if len(y_true.shape) == len(y_pred.shape) and width == 1:
-        y_true = ops.squeeze(y_true, axis=-1)
-    if len(y_true.shape) != len(y_pred.shape) - 1:
-        raise errors.ModelError(
-            f"the labels have shape {tuple(y_true.shape)} and the model's outputs {tuple(y_pred.shape)}, "
-            f"expected whole numbers or one column for each of {classes} classes; "
-            f"change the last layer or the labels"
-        )
-    return ops.one_hot(ops.cast(y_true, "int32"), classes, dtype=y_pred.dtype)
+    return ops.one_hot(class_numbers(y_true, y_pred), classes, dtype=y_pred.dtype)
 
 
 def _checked_counts(counts: Sequence[float] | np.ndarray) -> np.ndarray:

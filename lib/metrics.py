@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from ..core import errors
+from .class_labels import class_numbers
 
 __all__ = ["ADifferentCategoricalAccuracy"]
 
@@ -110,12 +111,4 @@ def _labels(y_true: Any, y_pred: Any) -> Any:
     classes, width = y_pred.shape[-1], y_true.shape[-1] if len(y_true.shape) else None
     if len(y_true.shape) == len(y_pred.shape) and width in (classes, None):
         return ops.cast(ops.argmax(y_true, axis=-1), "int32")
-    if len(y_true.shape) == len(y_pred.shape) and width == 1:
-        y_true = ops.squeeze(y_true, axis=-1)
-    if len(y_true.shape) != len(y_pred.shape) - 1:
-        raise errors.ModelError(
-            f"the labels have shape {tuple(y_true.shape)} and the model's outputs {tuple(y_pred.shape)}, "
-            f"expected whole numbers or one column for each of {classes} classes; "
-            f"change the last layer or the labels"
-        )
-    return ops.cast(y_true, "int32")
+    return class_numbers(y_true, y_pred)

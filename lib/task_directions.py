@@ -105,7 +105,7 @@ class Frame:
 
     @classmethod
     def of(cls, classes: Indices, centre: Floats, axes: Floats, white: Floats) -> Frame:
-        """Return the frame of `axes` (r x C x D) in whitened features; `white` (D x D) is what whitens them."""
+        """Return the frame of `axes` (r x C x k) in whitened features; `white` (D x k) is what whitens them."""
         return cls(
             classes,
             centre,
@@ -153,7 +153,7 @@ class Pull:
         Σ E[a·a'] over the samples of each class, a being the place of a sample's unit as its other samples tell it:
         C x r x r.
     linear
-        Σ E[a]·(features - centre)': C x r x D.
+        Σ E[a]·(features - centre)': C x r x D, or x k where they were multiplied by something.
     samples
         How many samples were counted.
     """
@@ -165,12 +165,18 @@ class Pull:
     def __add__(self, other: Pull) -> Pull:
         return Pull(self.square + other.square, self.linear + other.linear, self.samples + other.samples)
 
+    def times(self, white: Floats) -> Pull:
+        """Return the sums of features that are multiplied by `white` (D x k)."""
+        return Pull(self.square, self.linear @ white, self.samples)
+
     def scaled(self, factor: float) -> Pull:
         """Return the sums of so many times the samples."""
         return Pull(factor * self.square, factor * self.linear, factor * self.samples)
 
 
-def pull(frame: Frame, features: Floats, labels: Indices, units: Indices, *, least: int) -> Pull:
+def pull(
+    frame: Frame, features: Floats, labels: Indices, units: Indices, *, least: int, white: Floats | None = None
+) -> Pull:
     """Return how samples pull at the axes, each by the place that the others of its unit tell.
 
     Parameters
@@ -183,6 +189,8 @@ def pull(frame: Frame, features: Floats, labels: Indices, units: Indices, *, lea
         Which unit each sample is of.
     least
         A class with fewer samples is left out.
+    white
+        What to multiply the features' sums by (D x k), so that they are of k numbers; None leaves them as they are.
     """
     where, count = frame.where(labels), len(frame.classes)
     evidence = frame.evidence(features, labels)
@@ -190,7 +198,8 @@ def pull(frame: Frame, features: Floats, labels: Indices, units: Indices, *, lea
     others = Evidence(whole.linear[units] - evidence.linear, whole.square[units] - evidence.square)
     mean, spread = others.expected()
     offsets = frame.offsets(features, where)
-    square, linear = np.zeros((count, frame.rank, frame.rank)), np.zeros((count, frame.rank, features.shape[1]))
+    offsets = offsets if white is None else offsets @ white
+    square, linear = np.zeros((count, frame.rank, frame.rank)), np.zeros((count, frame.rank, offsets.shape[1]))
     samples = 0
     for place in np.unique(where[where >= 0]):
         rows = np.flatnonzero(where == place)
@@ -201,10 +210,10 @@ def pull(frame: Frame, features: Floats, labels: Indices, units: Indices, *, lea
     return Pull(square, linear, float(samples))
 
 
-def better_axes(pulled: Pull, white: Floats) -> Floats:
-    """Return the axes (r x C x D, whitened) that explain what pulled, for places of mean square 1."""
+def better_axes(pulled: Pull) -> Floats:
+    """Return the axes (r x C x k) that explain what pulled, of whitened features, for places of mean square 1."""
     rank = pulled.square.shape[1]
-    axes = np.linalg.solve(pulled.square + _PRIOR * np.eye(rank), pulled.linear @ white).transpose(1, 0, 2)
+    axes = np.linalg.solve(pulled.square + _PRIOR * np.eye(rank), pulled.linear).transpose(1, 0, 2)
     return _even(axes, pulled.square.sum(0) / max(pulled.samples, 1.0))
 
 
@@ -240,11 +249,11 @@ def agreement(one: Floats, other: Floats, weights: Floats) -> tuple[Floats, Floa
 
 
 def whitening(scatter: Floats) -> Floats:
-    """Return what makes a covariance (D x D) that of white noise: D x D."""
+    """Return what makes a covariance (D x D) that of white noise, the widest directions first: D x D."""
     size = len(scatter)
     scale = max(float(np.trace(scatter)) / size, _TINY)
     values, vectors = np.linalg.eigh(scatter + _FLOOR * scale * np.eye(size))
-    found: Floats = vectors / np.sqrt(np.maximum(values, _FLOOR * scale))
+    found: Floats = (vectors / np.sqrt(np.maximum(values, _FLOOR * scale)))[:, ::-1]
     return found
 
 
@@ -269,7 +278,7 @@ def fit_between(halves: Sequence[tuple[Floats, Floats]], rank: int, seed: int) -
 
 
 def fit_together(whole: tuple[Floats, Floats], start: Floats) -> Floats:
-    """Return axes from all samples of the units, going on from `start`."""
+    """Return axes (r x C x D) from all samples of the units, going on from `start` (r x C x D)."""
     return _fit(whole, whole, start, _TOGETHER)
 
 

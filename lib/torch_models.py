@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from difflib import get_close_matches
-from tokenize import TokenError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 
 from ..core.errors import ModelError
 from .multitask import ROUTER_FILE, is_multitask, parsed_router_card
+from .numpy_errors import NUMPY_ERRORS
 from .routers import RouterCard, router_from
 
 if TYPE_CHECKING:
@@ -28,21 +27,6 @@ Arrays = dict[str, npt.NDArray[Any]]
 _HEADER_BYTES = 1 << 16
 _MOST_CARD_BYTES = 64 << 20
 _ROUTER = "router/"
-# What NumPy and the zip reader raise for damaged files.
-_READ_ERRORS = (
-    EOFError,
-    KeyError,
-    MemoryError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    SyntaxError,
-    TokenError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def write(module: Any, path: Path) -> str:
@@ -134,7 +118,7 @@ def router_card(path: Path, name: str) -> RouterCard:
         ) from error
     except ModelError:
         raise
-    except _READ_ERRORS as error:
+    except NUMPY_ERRORS as error:
         raise ModelError(f"{name}: is no .npz file, or is damaged ({error}); fetch or save it anew") from error
 
 
@@ -191,7 +175,7 @@ def _arrays(path: Path, name: str, own: Arrays) -> Arrays:
             return arrays
     except ModelError:
         raise
-    except _READ_ERRORS as error:
+    except NUMPY_ERRORS as error:
         raise ModelError(
             f"{name}: is no .npz file of weights, or is damaged ({error}); fetch or save it anew"
         ) from error

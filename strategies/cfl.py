@@ -54,8 +54,8 @@ class Cfl(GroupedStrategy):
         No split before so many rounds.
     min_edges_to_split
         Smaller groups are not split.
-    base, base_options, fraction_train, finetune
-        See `GroupedStrategy`.
+    **common
+        `base`, `base_options`, `fraction_train` and `finetune` of `GroupedStrategy`.
     """
 
     def __init__(
@@ -67,12 +67,9 @@ class Cfl(GroupedStrategy):
         linkage: str = "single",
         warm_rounds: int = 3,
         min_edges_to_split: int = 3,
-        base: str = "fedavg",
-        base_options: Mapping[str, Any] | None = None,
-        fraction_train: float = 1.0,
-        finetune: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(base, base_options, fraction_train=fraction_train, finetune=finetune)
+        super().__init__(**common)
         expect(eps1 is None or eps1 > 0, "eps1", eps1, "a number above 0")
         expect(eps2 is None or eps2 >= 0, "eps2", eps2, "a number from 0")
         expect(stationary > 0, "stationary", stationary, "a number above 0")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from logging import INFO
 from typing import Any
 
@@ -29,19 +29,16 @@ class Ditto(GroupedStrategy):
     ----------
     lam
         λ: 0 is training alone, large values keep v at w. The paper tries 0.05 to 2 and chooses on held-out samples.
-    base, base_options, fraction_train, finetune
-        See `GroupedStrategy`; all edges are one group.
+    **common
+        `base`, `base_options`, `fraction_train` and `finetune` of `GroupedStrategy`; all edges are one group.
     """
 
     def __init__(
         self,
         lam: float = 0.1,
-        base: str = "fedavg",
-        base_options: Mapping[str, Any] | None = None,
-        fraction_train: float = 1.0,
-        finetune: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(base, base_options, fraction_train=fraction_train, finetune=finetune)
+        super().__init__(**common)
         expect(0 < lam < float("inf"), "lam", lam, "a number above 0")
         self._lam = float(lam)
 
@@ -58,19 +55,21 @@ class Ditto(GroupedStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send the common model, with the order to train a personal one beside it."""
-        messages = super().configure_train(server_round, arrays, config, grid)
-        return [self._personal(message) for message in messages]
+        return self._personal(super().configure_train(server_round, arrays, config, grid))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Have each edge evaluate its personal model."""
-        messages = super().configure_evaluate(server_round, arrays, config, grid)
-        return [self._personal(message) for message in messages]
+        return self._personal(super().configure_evaluate(server_round, arrays, config, grid))
 
-    def _personal(self, message: Message) -> Message:
-        message.content = self._ordered(message.content)
-        return message
+    def _personal(self, messages: Iterable[Message]) -> list[Message]:
+        asked = list(messages)
+        contents = {id(message.content): message.content for message in asked}
+        ordered = {like: self._ordered(content) for like, content in contents.items()}
+        for message in asked:
+            message.content = ordered[id(message.content)]
+        return asked
 
     def _ordered(self, content: RecordDict, finetune: int = 0) -> RecordDict:
         models = (ModelOrder(key="arrays"),)

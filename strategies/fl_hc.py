@@ -43,8 +43,9 @@ class FlHc(GroupedStrategy):
         `complete`, `average`, `single`, or `ward`, which is for `euclidean`.
     stand_out
         Without a threshold: the silhouette that groups must reach, or all stay one.
-    base, base_options, fraction_train, finetune
-        See `GroupedStrategy`. In the round that clusters all edges take part, and the base strategy has none.
+    **common
+        `base`, `base_options`, `fraction_train` and `finetune` of `GroupedStrategy`. In the round that clusters all
+        edges take part, and the base strategy has none.
     """
 
     def __init__(
@@ -54,12 +55,9 @@ class FlHc(GroupedStrategy):
         metric: str = "cosine",
         linkage: str = "complete",
         stand_out: float = 0.15,
-        base: str = "fedavg",
-        base_options: Mapping[str, Any] | None = None,
-        fraction_train: float = 1.0,
-        finetune: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(base, base_options, fraction_train=fraction_train, finetune=finetune)
+        super().__init__(**common)
         expect(warm_rounds >= 0, "warm_rounds", warm_rounds, "a whole number from 0")
         expect(threshold is None or threshold > 0, "threshold", threshold, "a number above 0")
         expect(metric in _METRICS, "metric", metric, f"one of {', '.join(_METRICS)}")

@@ -109,11 +109,27 @@ class GroupedStrategy(Strategy):
         chosen = self.track.configure(server_round, members, self.names.of)
         self._events += told(self.track, server_round, chosen or guests)
         parts = {node: found[0] for node, found in chosen.items()} | guests
-        self.asked = {self.names.of(node): {_KEY: part} for node, part in parts.items()}
-        return [
-            Message(RecordDict({_KEY: part.arrays, "config": part.config}), dst_node_id=node, message_type="train")
-            for node, part in parts.items()
-        ]
+        self.asked = {}
+        return self._messages(parts, "train")
+
+    def _messages(self, parts: Mapping[int, TrainPart], kind: str) -> list[Message]:
+        """Return a message for each node; those that get the same share one content, which is packed once.
+
+        Where there are several models, each has a name of its own, by which it is coded.
+        """
+        shared: dict[tuple[str, int, int], RecordDict] = {}
+        found, several = [], len(self.track.groups) > 1 or any(part.track == GUEST for part in parts.values())
+        for node, part in parts.items():
+            key = f"{_KEY}/{part.group or part.track}" if several else _KEY
+            if kind == "train":
+                self.asked[self.names.of(node)] = {key: part}
+            like = key, id(part.arrays), id(part.config)
+            if like not in shared:
+                content = RecordDict({key: part.arrays, "config": part.config})
+                order = WorkOrder(models=(ModelOrder(key=key),))
+                shared[like] = exchange.ordered(content, order) if several else content
+            found.append(Message(shared[like], dst_node_id=node, message_type=kind))
+        return found
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -160,11 +176,7 @@ class GroupedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Have each edge evaluate the model that it would train next."""
         del server_round, config
-        found = []
-        for node, edge in self.names.here(grid).items():
-            content = RecordDict({_KEY: self._model_of(edge, arrays)})
-            found.append(Message(content, dst_node_id=node, message_type="evaluate"))
-        return found
+        return self._messages({n: self._part_of(edge, arrays) for n, edge in self.names.here(grid).items()}, "evaluate")
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Average the edges' own metrics."""
@@ -176,13 +188,15 @@ class GroupedStrategy(Strategy):
         ]
         return aggregate_metricrecords(found, _WEIGHT) if found else None
 
-    def _model_of(self, edge: str, arrays: ArrayRecord) -> ArrayRecord:
+    def _part_of(self, edge: str, arrays: ArrayRecord) -> TrainPart:
         group = self.place(edge, arrays)
-        return self.guest_model(edge, arrays) if group is None else self.track.ensure(group, arrays).arrays
+        if group is None:
+            return TrainPart(GUEST, "", self.guest_model(edge, arrays))
+        return TrainPart(OWN, group, self.track.ensure(group, arrays).arrays)
 
     def content_for(self, edge: str) -> RecordDict:
         """Return the model of an edge's group; to be fine-tuned there, where that was asked for."""
-        content = RecordDict({_KEY: self._model_of(edge, self._any_model())})
+        content = RecordDict({_KEY: self._part_of(edge, self._any_model()).arrays})
         if not self.finetune:
             return content
         return exchange.ordered(content, WorkOrder(models=(ModelOrder(key=_KEY),), finetune=self.finetune))

@@ -79,12 +79,18 @@ class Ifca(GroupedStrategy):
         nodes = self._chosen(server_round, self.names.here(grid))
         asked = self.track.configure(server_round, dict.fromkeys(self._names, nodes), self.names.of)
         self._events += told(self.track, server_round, asked)
-        offered = {node: {f"arrays/{part.group}": part for part in parts} for node, parts in asked.items()}
-        self.asked = {self.names.of(node): parts for node, parts in offered.items()}
-        return [
-            self._offer(node, {key: part.arrays for key, part in parts.items()}, asked[node][0].config)
-            for node, parts in offered.items()
-        ]
+        self.asked = {
+            self.names.of(node): {f"arrays/{part.group}": part for part in parts} for node, parts in asked.items()
+        }
+        shared: dict[tuple[int, ...], RecordDict] = {}
+        found = []
+        for node, parts in asked.items():
+            like = tuple(id(value) for part in parts for value in (part.arrays, part.config))
+            if like not in shared:
+                shared[like] = self._choice({f"arrays/{part.group}": part.arrays for part in parts})
+                shared[like]["config"] = parts[0].config
+            found.append(Message(shared[like], dst_node_id=node, message_type="train"))
+        return found
 
     def _chosen(self, server_round: int, here: Mapping[int, str]) -> list[int]:
         if self._fraction >= 1:
@@ -93,12 +99,6 @@ class Ifca(GroupedStrategy):
         rng = np.random.default_rng([self._seed, server_round])
         count = max(1, round(self._fraction * len(nodes))) if nodes else 0
         return [nodes[i] for i in sorted(rng.choice(len(nodes), count, replace=False))]
-
-    def _offer(self, node: int, models: Mapping[str, ArrayRecord], config: ConfigRecord | None = None) -> Message:
-        content = self._choice(models)
-        if config is not None:
-            content["config"] = config
-        return Message(content, dst_node_id=node, message_type="evaluate" if config is None else "train")
 
     def _choice(self, models: Mapping[str, ArrayRecord], finetune: int = 0) -> RecordDict:
         order = WorkOrder(models=tuple(ModelOrder(key=key) for key in models), choose=True, finetune=finetune)
@@ -123,8 +123,8 @@ class Ifca(GroupedStrategy):
         """Have each edge evaluate the model that fits its training samples best."""
         del server_round, config
         self._begin(arrays)
-        models = {f"arrays/{name}": self.track.groups[name].arrays for name in self._names}
-        return [self._offer(node, models) for node in self.names.here(grid)]
+        content = self._choice({f"arrays/{name}": self.track.groups[name].arrays for name in self._names})
+        return [Message(content, dst_node_id=node, message_type="evaluate") for node in self.names.here(grid)]
 
     def content_for(self, edge: str) -> RecordDict:
         """Return the model that an edge chose last; one that never trained gets all, and chooses."""

@@ -44,17 +44,24 @@ class ReadyNodes(Grid):
 
 
 class EdgeNames:
-    """Which edge each node is, also one that came back as another node since it was asked."""
+    """Which edge each node is, also one that came back as another node since it was asked.
+
+    `back` are the edges that were another node before; who makes use of it empties it.
+    """
 
     def __init__(self) -> None:
+        self.back: set[str] = set()
         self._names: dict[int, str] = {}
+        self._nodes: dict[str, int] = {}
         self._ask: Callable[[int], str] = str
 
     def here(self, grid: Grid) -> dict[int, str]:
         """Return the edge that each node is that can be asked now."""
         self._ask = getattr(grid, "edge_of", str)
         found = {node: self._ask(node) for node in grid.get_node_ids()}
+        self.back.update(edge for node, edge in found.items() if self._nodes.get(edge, node) != node)
         self._names.update(found)
+        self._nodes.update({edge: node for node, edge in found.items()})
         return found
 
     def of(self, node: int) -> str:

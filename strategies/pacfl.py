@@ -45,8 +45,8 @@ class Pacfl(GroupedStrategy):
         `average`, `complete` or `single`.
     stand_out
         Without beta: the silhouette that groups must reach, or all stay one.
-    base, base_options, fraction_train, finetune
-        See `GroupedStrategy`.
+    **common
+        `base`, `base_options`, `fraction_train` and `finetune` of `GroupedStrategy`.
     """
 
     def __init__(
@@ -56,12 +56,9 @@ class Pacfl(GroupedStrategy):
         measure: str = "trace",
         linkage: str = "average",
         stand_out: float = 0.15,
-        base: str = "fedavg",
-        base_options: Mapping[str, Any] | None = None,
-        fraction_train: float = 1.0,
-        finetune: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(base, base_options, fraction_train=fraction_train, finetune=finetune)
+        super().__init__(**common)
         expect(1 <= p <= 100, "p", p, "a whole number from 1 to 100")
         expect(beta is None or beta > 0, "beta", beta, "degrees above 0")
         expect(measure in _MEASURES, "measure", measure, f"one of {', '.join(_MEASURES)}")

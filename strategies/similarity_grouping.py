@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from logging import INFO
@@ -14,21 +13,19 @@ from flwr.common.logger import log as flower_log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from flwr.serverapp.strategy.strategy_utils import aggregate_metricrecords
-from pydantic import ValidationError
 
 from ..core.errors import StrategySpecError, WireError
 from ..core.events import Event, Warned
 from ..lib import exchange
-from ..lib.compression import digest
-from ..lib.exchange import ModelOrder, WorkOrder, to_weights
+from ..lib.exchange import ModelOrder, WorkOrder
 from ..lib.questions import Response
 from ..lib.records import arrays_in, metrics_in, with_content
-from ..lib.signatures import InputMoments, SignatureSpec
-from ..lib.survey import SurveyAnswer, SurveyQuestion, TaskNames, tell_known
+from ..lib.survey import SurveyAnswer, TaskNames, tell_known
 from .discovery import Discovery
 from .funnel import Funnel
 from .grouped import expect, told
 from .nodes import EdgeNames
+from .signing import EMBEDDINGS, Signing
 from .task_groups import TaskGroups
 from .tracks import Track, TrainPart
 from .trials import ONE, Trials, mean_model
@@ -38,7 +35,6 @@ __all__ = ["SimilarityGrouping"]
 
 _WEIGHT = "num-examples"
 _OWN = "groups"
-_EMBEDDINGS = ("random", "model")
 
 
 class SimilarityGrouping(Strategy):
@@ -127,13 +123,11 @@ class SimilarityGrouping(Strategy):
         self._own = Track(_OWN, partial(create, base, base_options, fraction=fraction_train))
         self._own.make_base()  # a wrong option is said now, not after the edges have come
         self._base, self._finetune = base, finetune
-        expect(embedding in _EMBEDDINGS, "embedding", embedding, f"one of {', '.join(_EMBEDDINGS)}")
+        expect(embedding in EMBEDDINGS, "embedding", embedding, f"one of {', '.join(EMBEDDINGS)}")
         expect(warm_rounds >= 0, "warm_rounds", warm_rounds, "a whole number from 0")
-        self._embeds, self._warm = embedding == "model", warm_rounds
-        self._reference: ArrayRecord | None = None
-        self._groups = TaskGroups(
-            _spec(dimension=dimension, seed=seed, noise=noise, min_count=min_count, use_labels=use_labels)
-        )
+        spec = {"dimension": dimension, "seed": seed, "noise": noise, "min_count": min_count, "use_labels": use_labels}
+        self._warm, self._signing = warm_rounds, Signing(embedding, **spec)
+        self._groups = TaskGroups(self._signing.spec)
         trial_rounds = guard_rounds if rounds is None else min(guard_rounds, max(1, rounds - 2))
         self._trials = Trials(
             partial(create, base, base_options), transfer=transfer, rounds=trial_rounds, keep_one=compare_global
@@ -145,9 +139,9 @@ class SimilarityGrouping(Strategy):
         self._evaluated: dict[str, dict[str, TrainPart]] = {}
         self._discovery = Discovery(enabled=discover)
         self._questioned: tuple[int, set[str]] = (0, set())
-        self._scale = True
         self._again: set[str] = set()
         self._notices: dict[str, str] = {}
+        self._unsure: set[str] = set()
 
     def summary(self) -> None:
         """Log what is inside."""
@@ -157,10 +151,6 @@ class SimilarityGrouping(Strategy):
         """Ask the edges that are new, or whose updates do not fit, for their signatures: each once a round."""
         if server_round <= self._warm:
             return []
-        if self._embeds and self._reference is None:
-            self._reference = arrays
-            named = {"embedding": digest(to_weights(arrays))}
-            self._groups.restart(self._groups.spec.model_copy(update=named))
         here = self._names.here(grid)
         search = self._discovery.question()
         if search is not None:
@@ -174,9 +164,8 @@ class SimilarityGrouping(Strategy):
         self._questioned = server_round, asked | set(due.values())
         if not due:
             return []
-        model = None if self._reference is None else to_weights(self._reference)
-        said = SurveyQuestion(spec=self._groups.spec, scale=self._scale)
-        question = said.to_question(self._discovery.model, model).to_content()
+        question = self._signing.question(arrays, self._discovery.model)
+        self._groups.spec = self._signing.spec
         return [Message(question, dst_node_id=node, message_type="query") for node in due]
 
     def aggregate_query(self, server_round: int, replies: Sequence[Message]) -> None:
@@ -184,18 +173,17 @@ class SimilarityGrouping(Strategy):
         if self._discovery.search is not None:
             self._discovered(server_round, replies)
             return
-        replies = self._agree_on_scale(replies)
+        replies, anew = self._signing.agree(replies, begun=bool(self._groups.tasks))
+        self._groups.spec = self._signing.spec
+        self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply in anew)
         came = [self._take_survey(reply) for reply in replies]
         self._again -= set(came)
-        if came and self._discovery.begin(self._plain_spec(), len(self._groups.tasks) - len(self._groups.refused)):
+        if came and self._discovery.begin(
+            self._signing.plain_spec, len(self._groups.tasks) - len(self._groups.refused)
+        ):
             return
         if came:
             self._regroup(server_round, f"signatures of {_several(came)} came")
-
-    def _plain_spec(self) -> SignatureSpec:
-        """Return how to make features of samples themselves, where signatures may be of what a model makes of them."""
-        spec = self._groups.spec
-        return spec if not spec.embedding else spec.model_copy(update={"embedding": "", "centre": (), "spread": ()})
 
     def _discovered(self, server_round: int, replies: Sequence[Message]) -> None:
         """Go on with the search; once it is done, have all edges divide their samples by what was found."""
@@ -212,31 +200,11 @@ class SimilarityGrouping(Strategy):
         else:
             self._regroup(server_round, f"signatures of {_several(list(self._groups.tasks))} came")
 
-    def _agree_on_scale(self, replies: Sequence[Message]) -> Sequence[Message]:
-        """Return the signatures among the replies; where most edges sent moments first, those become the scale of all.
-
-        A few with inputs unlike the others' do not choose the scale, and those that come later take the one there is.
-        """
-        if not self._scale or self._groups.spec.centre:
-            return replies
-        moments = [(reply, found) for reply in replies if (found := _moments_in(reply)) is not None]
-        if not moments:
-            return replies
-        if 2 * len(moments) < len(replies) or self._groups.tasks:
-            self._scale = False
-            self._questioned[1].difference_update(self._names.of(reply.metadata.src_node_id) for reply, _ in moments)
-            return [reply for reply in replies if all(reply is not other for other, _ in moments)]
-        usual = Counter(len(found.means) for _, found in moments).most_common(1)[0][0]
-        self._groups.restart(
-            self._groups.spec.standardised([found for _, found in moments if len(found.means) == usual])
-        )
-        self._questioned = (0, set())
-        return []
-
     def _take_survey(self, reply: Message) -> str:
-        edge = self._names.of(reply.metadata.src_node_id)
+        edge, parts = self._names.of(reply.metadata.src_node_id), tuple[bytes, ...]()
         try:
             response = Response.from_content(reply.content)
+            parts = response.parts
             if response.refused:
                 raise WireError(response.refused)
             answer = SurveyAnswer.of(response)
@@ -245,9 +213,9 @@ class SimilarityGrouping(Strategy):
             if answer.lost:
                 self._again.add(edge)
                 return edge
-            self._groups.take(edge, answer, response.parts)
+            self._groups.take(edge, answer, parts)
         except WireError as error:
-            self._groups.refuse(edge, str(error))
+            self._groups.refuse(edge, str(error), parts)
             text = f"{edge} gave no signature that can be used, and goes with the largest group: {error}"
             self._notices[edge] = text
             self._events.append(Warned(message=text))
@@ -278,15 +246,16 @@ class SimilarityGrouping(Strategy):
         members = self._members(here, arrays)
         chosen = self._own.configure(server_round, members, self._names.of)
         self._events += told(self._own, server_round, chosen)
-        tracks = self._trials.begin(self._own, self._groups, arrays)
         self._events += self._trials.told(server_round, self._own)
-        for track in tracks:
+        for track in self._trials.begin(self._own, self._groups, arrays):
             together = {name: [n for n in nodes if n in chosen] for name, nodes in members.items()}
             beside = {ONE: list(chosen)} if track.name == ONE else together
             for node, parts in track.configure(server_round, beside, self._names.of).items():
                 chosen[node].extend(parts)
         self._asked = {}
-        return [self._message(node, parts, self._asked, "train") for node, parts in chosen.items()]
+        self._unsure |= self._names.back
+        self._names.back.clear()
+        return self._messages(chosen, self._asked, "train")
 
     def _members(self, here: Mapping[int, str], arrays: ArrayRecord) -> dict[str, list[int]]:
         """Return the nodes of each group, by the names under which groups train."""
@@ -305,22 +274,32 @@ class SimilarityGrouping(Strategy):
             found[training] = (*found.get(training, ()), *places)
         return found
 
-    def _message(
-        self, node: int, parts: Sequence[TrainPart], asked: dict[str, dict[str, TrainPart]], kind: str
-    ) -> Message:
-        edge = self._names.of(node)
-        notice = self._notices.pop(edge, "") if kind == "train" else ""
-        if len(parts) == 1 and len(self._tasks_of(edge)) == 1 and not notice:
-            asked[edge] = {"arrays": parts[0]}
-            config = parts[0].config
-            content = RecordDict({"arrays": parts[0].arrays, "config": config})
-        else:
-            asked[edge] = {f"arrays/{part.track}/{part.group}": part for part in parts}
-            content = self._ordered(edge, asked[edge], notice=notice)
-        known = self._groups.digests.get(edge)
-        if kind == "train" and known is not None:
-            content = tell_known(content, known)
-        return Message(content, dst_node_id=node, message_type=kind)
+    def _messages(
+        self, chosen: Mapping[int, Sequence[TrainPart]], asked: dict[str, dict[str, TrainPart]], kind: str
+    ) -> list[Message]:
+        """Return a message for each node; those that get the same share one content, which is packed once."""
+        shared: dict[tuple[object, ...], RecordDict] = {}
+        found = []
+        for node, parts in chosen.items():
+            edge = self._names.of(node)
+            tasks = self._tasks_of(edge)
+            notice = self._notices.pop(edge, "") if kind == "train" else ""
+            # The only model of all has the plain form; else each group's has a name of its own, by which it is coded.
+            plain = len(parts) == len(tasks) == len(self._own.groups) == 1 and not notice
+            named = {"arrays" if plain else f"arrays/{part.track}/{part.group}": part for part in parts}
+            asked[edge] = named
+            ids = tuple((key, id(part.arrays), id(part.config)) for key, part in named.items())
+            like = (ids, notice, tuple(tasks.items()) if len(tasks) > 1 else ())
+            if like not in shared and plain:
+                shared[like] = RecordDict({"arrays": parts[0].arrays, "config": parts[0].config})
+            elif like not in shared:
+                shared[like] = self._ordered(edge, named, notice=notice)
+            content = shared[like]
+            if kind == "train" and edge in self._unsure and edge in self._groups.digests:
+                content = tell_known(content, self._groups.digests[edge])
+                self._unsure.discard(edge)
+            found.append(Message(content, dst_node_id=node, message_type=kind))
+        return found
 
     def _ordered(self, edge: str, parts: Mapping[str, TrainPart], *, notice: str = "", finetune: int = 0) -> RecordDict:
         tasks = self._tasks_of(edge)
@@ -363,6 +342,7 @@ class SimilarityGrouping(Strategy):
                     del arrays
                 if _has_survey(reply):
                     changed.append(self._take_survey(reply))
+                    self._unsure.add(edge)
                 del reply
             results = funnel.results()
         for track in tracks.values():
@@ -397,7 +377,8 @@ class SimilarityGrouping(Strategy):
         here = self._names.here(grid)
         self._members(here, arrays)
         self._evaluated = {}
-        return [self._message(node, self._parts_of(edge), self._evaluated, "evaluate") for node, edge in here.items()]
+        parts = {node: self._parts_of(edge) for node, edge in here.items()}
+        return self._messages(parts, self._evaluated, "evaluate")
 
     def _parts_of(self, edge: str) -> list[TrainPart]:
         names = list(self._tasks_of(edge))
@@ -463,38 +444,18 @@ class SimilarityGrouping(Strategy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the groups, their models and base strategies, and what is being tried."""
-        asked = {"scale": self._scale, **self._discovery.state()}
-        reference = {} if self._reference is None else {"reference": self._reference}
-        return {**self._groups.state(), **self._own.state(), **self._trials.state(), **asked, **reference}
+        kept = {**self._discovery.state(), **self._signing.state()}
+        return {**kept, **self._groups.state(), **self._own.state(), **self._trials.state()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        self._signing.restore(state)
+        self._groups.spec = self._signing.spec
         self._groups.restore(state)
         self._discovery.restore(state)
-        self._scale = bool(state["scale"])
-        self._reference = state.get("reference")
+        self._unsure = set(self._groups.tasks)
         self._own.restore(state)
         self._trials.restore(state, self._groups, self._own)
-
-
-def _spec(**options: Any) -> SignatureSpec:
-    try:
-        return SignatureSpec(**options)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise StrategySpecError(
-            f"{wrong['loc'][0]} is {wrong['input']!r}: {wrong['msg'].lower()}; set it under aggregation.options"
-        ) from error
-
-
-def _moments_in(reply: Message) -> InputMoments | None:
-    try:
-        response = Response.from_content(reply.content)
-        if response.refused or not SurveyAnswer.of(response).moments:
-            return None
-        return InputMoments.from_bytes(response.parts[0])
-    except WireError:  # said where its signature is looked for
-        return None
 
 
 def _has_survey(reply: Message) -> bool:

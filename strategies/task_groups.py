@@ -14,7 +14,7 @@ from ..core.events import TaskPlace, TasksGrouped
 from ..lib.signature_distance import label_free_eta, without_labels
 from ..lib.signatures import Signature, SignatureSpec, merge
 from ..lib.survey import SurveyAnswer, signature_digest
-from .grouping import Grouping, group, rebuild, regroup
+from .grouping import Grouping, assign, group, rebuild, regroup
 
 __all__ = ["Task", "TaskGroups"]
 
@@ -41,7 +41,7 @@ class TaskGroups:
     Parameters
     ----------
     spec
-        How signatures are made; others are refused.
+        How signatures are made; others are refused. It may be completed before the first one comes.
     """
 
     def __init__(self, spec: SignatureSpec) -> None:
@@ -57,11 +57,6 @@ class TaskGroups:
         self._grouped: list[Task] = []
         self._named: tuple[list[str], Grouping] | None = None
 
-    def restart(self, spec: SignatureSpec) -> None:
-        """Go by another spec: all signatures so far are forgotten, their groups' names are not."""
-        self.spec = spec
-        self.tasks, self._grouped = {}, []
-
     def take(self, edge: str, answer: SurveyAnswer, parts: tuple[bytes, ...]) -> None:
         """Take an edge's signatures in place of those it gave before.
 
@@ -73,7 +68,9 @@ class TaskGroups:
         tasks = []
         for place, (about, part) in enumerate(zip(answer.tasks, parts, strict=True)):
             signature = Signature.from_bytes(part)
-            if signature.identity != self.spec.identity:
+            if (signature.identity, signature.dimension) != (self.spec.identity, self.spec.dimension) or (
+                signature.labelled and not self.spec.use_labels
+            ):
                 raise WireError(
                     "its signature was made in another way than the job's; update Solar Corona on that edge"
                 )
@@ -88,16 +85,16 @@ class TaskGroups:
         self.tasks[edge] = tasks
         self.digests[edge] = signature_digest(parts)
 
-    def refuse(self, edge: str, reason: str) -> None:
+    def refuse(self, edge: str, reason: str, parts: tuple[bytes, ...] = ()) -> None:
         """Note that an edge gave no signature that can be used; it goes with the largest group."""
         self.refused[edge] = reason
-        self.digests.pop(edge, None)
+        self.digests[edge] = signature_digest(parts)
         self.tasks[edge] = [Task(edge, 0, "all", 0, None)]
 
     def regroup(self) -> dict[tuple[str, int], tuple[str | None, str]]:
         """Find the groups anew and return which tasks have moved: (edge, place) → (from, to)."""
         before = dict(self._groups)
-        signed = [task for tasks in self.tasks.values() for task in tasks if task.signature is not None]
+        signed = self._compared()
         signatures = [task.signature for task in signed if task.signature is not None]
         self._groups = {}
         if signed:
@@ -112,6 +109,7 @@ class TaskGroups:
             for task, label in zip(signed, self._grouping.labels, strict=True):
                 if label >= 0:
                     self._groups[task.edge, task.place] = _name(label)
+            self._place_by_inputs(before, self._grouping)
         largest = self._largest()
         for tasks in self.tasks.values():
             for task in tasks:
@@ -134,6 +132,25 @@ class TaskGroups:
         self._named = names, found
         label_of = dict(zip(names, found.labels, strict=True))
         return rebuild([label_of[task.name] for task in signed], signatures, next_id=found.next_id)
+
+    def _compared(self) -> list[Task]:
+        """Return the tasks whose signatures make the groups: the labelled ones, unless most have no labels."""
+        signed = [task for tasks in self.tasks.values() for task in tasks if task.signature is not None]
+        labelled = [task for task in signed if task.signature is not None and task.signature.labelled]
+        return labelled if 2 * len(labelled) >= len(signed) else signed
+
+    def _place_by_inputs(self, before: Mapping[tuple[str, int], str], grouping: Grouping) -> None:
+        """Give tasks without labels to the groups of the others by their inputs alone: to the last, if it accepts."""
+        for tasks in self.tasks.values():
+            for task in tasks:
+                key = task.edge, task.place
+                if task.signature is None or task.signature.labelled or key in self._groups:
+                    continue
+                last = [g for g in grouping.groups if _name(g.id) == before.get(key)]
+                found = assign(task.signature, last).group if last else None
+                found = assign(task.signature, grouping.groups).group if found is None else found
+                if found is not None:
+                    self._groups[key] = _name(found)
 
     def _largest(self) -> str:
         sizes: dict[str, int] = {}
@@ -234,7 +251,6 @@ class TaskGroups:
             "tasks": [[t.edge, t.place, t.name, t.samples, t.labelled, self._groups[t.edge, t.place]] for t in known],
             "refused": dict(self.refused),
             "digests": dict(self.digests),
-            "spec": self.spec.model_dump(mode="json"),
             "by_name": self.by_name,
             "next_id": self._grouping.next_id if self._grouping is not None else 0,
             "signature_bytes": self.signature_bytes,
@@ -246,7 +262,6 @@ class TaskGroups:
         """Take back what `state` gave; the groups keep their names."""
         data = np.asarray(state["signatures"], np.uint8).tobytes()
         offset = 0
-        self.spec = SignatureSpec.model_validate(state["spec"])
         self.by_name = bool(state["by_name"])
         self.tasks, self._groups = {}, {}
         for said, length in zip(_list(state["tasks"]), _list(state["lengths"]), strict=True):
@@ -261,7 +276,7 @@ class TaskGroups:
         digests = state["digests"]
         self.digests = dict(digests) if isinstance(digests, dict) else {}
         self.signature_bytes = int(str(state["signature_bytes"]))
-        self._grouped = [t for tasks in self.tasks.values() for t in tasks if t.signature is not None]
+        self._grouped = self._compared()
         if self._grouped:
             labels = [int(self._groups[t.edge, t.place].removeprefix(_PREFIX)) - 1 for t in self._grouped]
             signatures = [t.signature for t in self._grouped if t.signature is not None]

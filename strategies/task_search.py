@@ -38,8 +38,10 @@ __all__ = ["TaskSearch"]
 
 # More features than a signature has: it is single samples that are told apart.
 _DIMENSION, _SCALE = 128, 1.0
-# Of directions that are nothing but chance, two halves agree on up to .35; of those of tasks, on .6 and more.
-_AGREED = 0.45
+# They are looked for in the features that vary most, in so many numbers over all classes: in fewer, chance agrees with
+# itself; in more, little data do not. Of directions of chance two halves then agree on up to .5; of tasks', on .8.
+_NUMBERS, _LEAST_FEATURES = 320, 32
+_AGREED = 0.6
 _FIRST_RANK, _MOST_RANK = 4, 32
 _LEAST_PULLS, _MOST_PULLS, _PULLS_TOGETHER, _MOST_FITS = 6, 12, 2, 8
 # What has moved by less is at its end.
@@ -81,6 +83,7 @@ class TaskSearch:
         self._centre: Floats = np.zeros((0, 0))
         self._white: Floats = np.zeros((0, 0))
         self._counts: Floats = np.zeros(0)
+        self._width, self._first_rank = 0, _FIRST_RANK
         self._chunked = False
         self._axes: tuple[Floats, ...] = ()
         self._places: Floats | None = None
@@ -99,10 +102,11 @@ class TaskSearch:
         return DiscoveryQuestion(
             self._step,
             self.spec,
-            tuple(Frame.of(self._classes, self._centre, axes, self._white) for axes in self._axes),
+            tuple(Frame.of(self._classes, self._centre, a, self._white[:, : a.shape[2]]) for a in self._axes),
             tasks=0 if not self._axes else len(self._axes[0]) + 1,
             places=self._places,
             purity=self._purity,
+            white=self._white[:, : self._width] if self._step is Step.PULL and len(self._axes) > 1 else None,
         )
 
     def take(self, answers: Mapping[str, Response]) -> None:
@@ -146,8 +150,10 @@ class TaskSearch:
         self._centre = np.einsum("ekc,ekcd->cd", counts, means) / self._counts[:, None]
         free = np.array([float(sums.counts.sum()) - len(sums.classes) for sums in edges])
         self._white = whitening(np.average([sums.scatter for sums in edges], axis=0, weights=factors * free))
+        self._width = min(self.spec.dimension, max(_LEAST_FEATURES, -(-_NUMBERS // len(self._classes))))
+        self._first_rank = _FIRST_RANK if self._width * len(self._classes) >= _NUMBERS else _FIRST_RANK // 2
         if self._chunked:
-            self._begin_pulls(_FIRST_RANK)
+            self._begin_pulls(self._first_rank)
         else:
             self._differ_between(counts, means)
 
@@ -158,13 +164,14 @@ class TaskSearch:
             number = counts[:, half]
             centre = np.einsum("ec,ecd->cd", number, means[:, half]) / np.maximum(number.sum(0), 1)[:, None]
             halves.append((number[..., None] * (means[:, half] - centre) @ self._white, number))
-        rank = _FIRST_RANK
+        narrow = [(sums[..., : self._width], number) for sums, number in halves]
+        rank = self._first_rank
         while True:
             most = min(rank, len(counts) - 1)
             if most < 1:
                 self.done = True
                 return
-            one, other = fit_between(halves, most, self.spec.seed)
+            one, other = fit_between(narrow, most, self.spec.seed)
             cosines, directions = agreement(one, other, self._counts)
             kept = int((cosines > _AGREED).sum())
             if kept < rank or rank >= _MOST_RANK:
@@ -174,28 +181,35 @@ class TaskSearch:
             self.done = True
             return
         whole = halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
-        self._axes = (fit_together(whole, directions[:kept]),)
+        self._axes = (fit_together(whole, self._padded(directions[:kept])),)
         self._step = Step.CLUSTERS
+
+    def _padded(self, axes: Floats) -> Floats:
+        """Return axes of the features that vary most as such of all."""
+        found = np.zeros((*axes.shape[:2], self.spec.dimension))
+        found[..., : axes.shape[2]] = axes
+        return found
 
     def _begin_pulls(self, rank: int) -> None:
         rng = np.random.default_rng(self.spec.seed)
-        shape = rank, len(self._classes), self.spec.dimension
+        shape = rank, len(self._classes), self._width
         self._axes = _START * rng.normal(size=shape), _START * rng.normal(size=shape)
         self._step, self._asked, self._cosines = Step.PULL, 0, np.zeros(rank)
 
     def _take_pulls(self, answers: Mapping[str, Response]) -> None:
-        frames = self.question().frames
-        said = self._usable(answers, lambda response: pulls_of(response, frames))
+        frames, size = self.question().frames, self._axes[0].shape[2]
+        said = self._usable(answers, lambda response: pulls_of(response, frames, size))
         if not said:
             return
         edges = list(said.values())
         pulled = [_sum([each[place] for each in edges], lambda one: one.samples) for place in range(len(frames))]
-        self._axes = tuple(better_axes(each, self._white) for each in pulled)
         self._asked += 1
         if len(frames) == 1:
+            self._axes = (better_axes(pulled[0].times(self._white)),)
             if self._asked >= _PULLS_TOGETHER:
                 self._step, self._asked = Step.CLUSTERS, 0
             return
+        self._axes = tuple(better_axes(each) for each in pulled)
         cosines, directions = agreement(self._axes[0], self._axes[1], self._counts)
         moved, self._cosines = float(np.abs(cosines - self._cosines)[cosines > _AGREED].max(initial=0)), cosines
         if self._asked < _LEAST_PULLS or (self._asked < _MOST_PULLS and moved > _STILL):
@@ -206,7 +220,7 @@ class TaskSearch:
         elif kept == len(cosines) < _MOST_RANK:
             self._begin_pulls(2 * kept)
         else:
-            self._axes, self._asked = (directions[:kept],), 0
+            self._axes, self._asked = (self._padded(directions[:kept]),), 0
 
     def _take_clusters(self, answers: Mapping[str, Response]) -> None:
         rank = len(self._axes[0])

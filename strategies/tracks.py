@@ -43,6 +43,9 @@ class Group:
     samples: float = 0.0
 
 
+_NOTHING = ConfigRecord()
+
+
 @dataclass(frozen=True)
 class TrainPart:
     """One group's model on the way to one node, with what the base strategy says beside it."""
@@ -50,7 +53,7 @@ class TrainPart:
     track: str
     group: str
     arrays: ArrayRecord
-    config: ConfigRecord = field(default_factory=ConfigRecord)
+    config: ConfigRecord = field(default_factory=lambda: _NOTHING)
 
 
 @dataclass

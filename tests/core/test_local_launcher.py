@@ -16,7 +16,7 @@ import pytest
 
 from solar_corona.core import local_launcher
 from solar_corona.core.errors import ExitCode, JobFailedError, PlatformError
-from solar_corona.core.local_launcher import LocalLauncher, free_port, port_is_free
+from solar_corona.core.local_launcher import LocalLauncher, check_port, free_port
 from solar_corona.core.run_folder import RunFolder, is_alive
 from solar_corona.core.workers import Plan, Worker
 
@@ -287,7 +287,15 @@ def test_a_worker_started_by_a_launcher_that_is_gone_already_ends_at_once():
 
 def test_a_port_in_use_is_told_from_a_free_one():
     port = free_port()
-    assert port_is_free("127.0.0.1", port)
-    with socket.create_server(("127.0.0.1", port)):
-        assert not port_is_free("127.0.0.1", port)
-    assert not port_is_free("192.0.2.1", port)
+    check_port("127.0.0.1", port)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(PlatformError, match=rf"port {port} of 127\.0\.0\.1 is in use; give another with --port"),
+    ):
+        check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_not_called_a_port_in_use(host):
+    with pytest.raises(PlatformError, match=rf"cannot listen on {host} \(.+\); give an address of its own with --host"):
+        check_port(host, free_port())

@@ -168,12 +168,21 @@ def test_stop_asks_the_launcher_to_end(folder):
     assert process.wait(10) == -signal.SIGTERM
 
 
+def test_that_the_model_is_saved_is_kept_until_the_run_is_resumed(folder):
+    assert not folder.is_saved()
+    folder.note_saved()
+    folder.note_saved()
+    assert folder.is_saved()
+    folder.clear_outcome()
+    assert not folder.is_saved()
+
+
 def test_failures_are_kept_and_forgotten(folder):
     assert folder.read_failure("a") is None
-    folder.clear_failures()
+    folder.clear_outcome()
     folder.write_failure("a", WorkerFailure(error="ValueError: x", traceback="t", exit_code=3))
     assert folder.read_failure("a") == WorkerFailure(error="ValueError: x", traceback="t", exit_code=3)
-    folder.clear_failures()
+    folder.clear_outcome()
     assert folder.read_failure("a") is None
 
 

@@ -106,7 +106,6 @@ def test_a_division_that_is_not_there_is_told(name, what):
     ("rules", "what"),
     [
         ({"task_attribute": "season", "division": "discovery", "chunk": 5}, "keep one"),
-        ({"division": "discovery"}, r"tasks\.chunk is missing"),
         ({"division": "by season"}, "division"),
         ({"chunk": 1}, "chunk"),
     ],

@@ -15,8 +15,10 @@ from solar_corona.lib import exchange
 from solar_corona.lib.compression import digest
 from solar_corona.lib.exchange import Instruction, Verb
 from solar_corona.lib.questions import Question, Response
-from solar_corona.lib.signatures import InputMoments, Signature, SignatureSpec, drifted
+from solar_corona.lib.signatures import InputMoments, Signature, SignatureSpec, drifted, embed_samples
 from solar_corona.lib.survey import SurveyAnswer, SurveyQuestion, signature_digest, tell_known
+from solar_corona.lib.task_directions import Frame, whitening
+from solar_corona.lib.task_mixture import TaskModel
 from solar_corona.tests.strategies.fleets import samples
 
 SPEC = SignatureSpec(dimension=16)
@@ -36,7 +38,7 @@ def node(folder, *, data=None, count=120, kind=Mlp, rules=None):
     return Node("edge-0", model, samples=len(train[0]), eval_samples=40, data=edge_data, folder=folder)
 
 
-def ask(edge, *, spec=SPEC, model=None, found=(), **said):
+def ask(edge, *, spec=SPEC, model=None, found=None, **said):
     question = SurveyQuestion(spec=spec, **said).to_question(found, model).to_content()
     reply = edge.answer(exchange.attach(question, Instruction(verb=Verb.QUERY, round=1)))
     return Response.from_content(reply)
@@ -82,9 +84,21 @@ def test_a_change_that_the_server_did_not_hear_of_is_told_until_it_has():
     known = signature_digest(ask(edge).parts)
     change(data)
     lost = train(edge, known)
-    again = train(edge, known)
-    assert again.parts == lost.parts
+    for heard in (None, known):
+        again = train(edge, heard)
+        assert again.parts == lost.parts
     assert train(edge, signature_digest(again.parts)) is None
+    assert train(edge) is None
+
+
+def test_a_process_that_starts_anew_tells_what_was_not_heard_of_before(tmp_path):
+    data = samples(0, 120, 1)
+    ask(node(tmp_path, data=data))
+    change(data)
+    lost = train(node(tmp_path, data=data))
+    assert train(node(tmp_path, data=data)).parts == lost.parts
+    assert train(node(tmp_path, data=data), signature_digest(lost.parts)) is None
+    assert train(node(tmp_path, data=data)) is None
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -106,12 +120,23 @@ def test_an_edge_that_lost_what_it_signed_says_so(tmp_path, caplog):
     assert train(node(tmp_path)) is None, "a server that knows nothing of it is told nothing"
 
 
+def two_tasks():
+    """What a fleet would find, made from samples whose task is known."""
+    parts = [samples(task, 400, 50 + task) for task in (0, 1)]
+    embedded = [embed_samples(x, y, SPEC) for x, y in parts]
+    means = np.array([[z[y == c].mean(0) for c in range(4)] for z, y in embedded])
+    spread = np.concatenate([z - mean[y] for (z, y), mean in zip(embedded, means, strict=True)])
+    white = whitening(spread.T @ spread / len(spread))
+    frame = Frame.of(np.arange(4), means.mean(0), ((means[1] - means[0]) / 2 @ white)[None], white)
+    return TaskModel(SPEC, frame, np.array([[-1.0], [1.0]]), 1.0, ("task-1", "task-2"))
+
+
 def test_a_restarted_edge_tells_its_tasks_apart_as_before(tmp_path):
     parts = [samples(c % 2, 10, c) for c in range(24)]
     data = tuple(np.concatenate([p[k] for p in parts]) for k in (0, 1))
     rules = Tasks(division="discovery", chunk=10)
     edge = node(tmp_path, data=data, rules=rules)
-    said = ask(edge)
+    said = ask(edge, found=two_tasks())
     assert len(SurveyAnswer.of(said).tasks) == 2
     again = node(tmp_path, data=data, rules=rules)
     again.settle("")

@@ -71,7 +71,7 @@ def test_each_step_is_answered_with_what_the_next_one_needs():
     sums = ClassSums.of_response(ask(Step.SUMS, edge), 32)
     assert sums.counts.sum() == 400
     assert sums.chunk == 10
-    first, second = pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame, MODEL.frame)), (MODEL.frame,) * 2)
+    first, second = pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame, MODEL.frame)), (MODEL.frame,) * 2, 32)
     assert first.samples == second.samples == 200
     clusters = Clusters.of_response(ask(Step.CLUSTERS, edge, frames=(MODEL.frame,), tasks=3), 1)
     np.testing.assert_allclose(np.sort(clusters.places[:, 0]), [-1, 1], atol=0.2)
@@ -112,7 +112,7 @@ def test_one_class_and_constant_features_are_answered_with_numbers(chunk):
         Unlabelled((x, np.zeros(200, np.int64)), tasks=Tasks(division="discovery", chunk=chunk)),
     ):
         ClassSums.of_response(ask(Step.SUMS, edge), 32)
-        pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame,)), (MODEL.frame,))
+        pulls_of(ask(Step.PULL, edge, frames=(MODEL.frame,)), (MODEL.frame,), 32)
         Clusters.of_response(ask(Step.CLUSTERS, edge, frames=(MODEL.frame,), tasks=4), 1)
         sums_of(ask(Step.FIT, edge, frames=(MODEL.frame,), places=MODEL.places), 2, 1)
 
@@ -149,19 +149,6 @@ def test_what_is_made_of_samples_is_made_anew_when_they_change():
     edge.samples("train", anew=True)
     after = ClassSums.of_response(discovery.answer(question, edge), 32)
     assert np.abs(before.means - after.means).max() > 0.01
-
-
-def test_what_divides_is_the_same_after_it_was_saved(tmp_path):
-    path = tmp_path / "tasks.npz"
-    assert Discovered.load(path) is None
-    x, y, _ = stream(np.arange(10) % 2)
-    Discovered(MODEL, 10).save(path)
-    again = Discovered.load(path)
-    assert again.chunk == 10
-    assert again(x, y).tolist() == Discovered(MODEL, 10)(x, y).tolist()
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DatasetError, match="start the job anew"):
-        Discovered.load(path)
 
 
 class Recorder:
@@ -204,7 +191,7 @@ def test_a_process_that_comes_later_knows_the_tasks_that_were_found(tmp_path, wa
     """After a restart, or with a stock SuperNode, which starts a process for each message."""
     x, y, task = stream(np.arange(20) % 2)
     _, first = node(tmp_path, data(x, y), warm=warm)
-    question = SurveyQuestion.to_question(SignatureSpec(), MODEL)
+    question = SurveyQuestion(spec=SignatureSpec()).to_question(MODEL)
     answer = SurveyAnswer.of(Response.from_content(first.answer(message(question.to_content(), Verb.QUERY))))
     assert [about.name for about in answer.tasks] == ["task-1", "task-2"]
     model, second = node(tmp_path, data(x, y), warm=warm)
@@ -216,27 +203,30 @@ def test_a_process_that_comes_later_knows_the_tasks_that_were_found(tmp_path, wa
 
 def test_a_survey_without_tasks_leaves_the_edge_whole_and_forgets_those_of_before(tmp_path):
     x, y, _ = stream(np.arange(20) % 2)
-    Discovered(MODEL, 10).save(tmp_path / "tasks.npz")
     _, first = node(tmp_path, data(x, y), warm=True)
-    question = SurveyQuestion.to_question(SignatureSpec())
-    answer = SurveyAnswer.of(Response.from_content(first.answer(message(question.to_content(), Verb.QUERY))))
-    assert [about.name for about in answer.tasks] == ["all"]
-    assert not (tmp_path / "tasks.npz").exists()
+    names = []
+    for found in (MODEL, None):
+        question = SurveyQuestion(spec=SignatureSpec()).to_question(found)
+        answer = SurveyAnswer.of(Response.from_content(first.answer(message(question.to_content(), Verb.QUERY))))
+        names.append([about.name for about in answer.tasks])
+    assert names == [["task-1", "task-2"], ["all"]]
+    _, second = node(tmp_path, data(x, y), warm=True)
+    second.settle("")
+    assert second.survey.split().names == ("all",)
 
 
-def test_a_disk_that_is_full_stops_only_edges_that_need_the_file(tmp_path, monkeypatch):
-    from solar_corona.fl_client import task_discovery
+def test_a_disk_that_is_full_costs_a_question_and_not_the_job(tmp_path, monkeypatch):
+    from solar_corona.lib import sealed
 
     def full(path, data):
         raise PlatformError("no space left")
 
-    monkeypatch.setattr(task_discovery, "write_bytes_atomic", full)
+    monkeypatch.setattr(sealed, "write_bytes_atomic", full)
     x, y, _ = stream(np.arange(20) % 2)
-    question = message(SurveyQuestion.to_question(SignatureSpec(), MODEL).to_content(), Verb.QUERY)
+    question = message(SurveyQuestion(spec=SignatureSpec()).to_question(MODEL).to_content(), Verb.QUERY)
     for warm in (True, False):
         _, edge = node(tmp_path, data(x, y), warm=warm)
-        response = Response.from_content(edge.answer(question))
-        assert bool(response.refused) is not warm
+        assert not Response.from_content(edge.answer(question)).refused
 
 
 def test_a_question_of_another_kind_is_still_refused(tmp_path):

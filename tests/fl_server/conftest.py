@@ -39,6 +39,7 @@ class ScriptedEdge:
     initial: str = "good"
     final: str = "good"
     says: str | None = None
+    bit: int | None = None  # whether its update was within the norm that a strategy allows
     hello: int | None = None  # an error's code in place of an answer to the greeting
     took: dict[int, float] = field(default_factory=dict)  # seconds that a round's training is said to take
     told: dict[int, float] = field(default_factory=dict)  # how long the server says that the slowest edge takes
@@ -94,7 +95,8 @@ class ScriptedEdge:
         if instruction.evaluate and self.eval_samples:
             records[exchange.EVALUATION] = self.metrics()
         records["arrays"] = self.arrays(self.model + 1)
-        records["metrics"] = exchange.to_metrics(self.samples, {"loss": 1.0})
+        bit = {} if self.bit is None else {"norm_bit": float(self.bit)}
+        records["metrics"] = exchange.to_metrics(self.samples, {"loss": 1.0, **bit})
         self.told[instruction.round] = instruction.slowest
         action = self.script.get(instruction.round, "good")
         match action:
@@ -239,6 +241,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (floor, round_loop):
         monkeypatch.setattr(module, "LOOK_EVERY_WAITING", 0.002)
     monkeypatch.setattr(round_loop, "_EXPORT_WITHIN", 0.5)
+    monkeypatch.setattr(round_loop, "_STILL_WAITING", 0.1)
 
 
 @pytest.fixture
@@ -256,6 +259,7 @@ def run_job() -> Callable[..., Ran]:
         listed: Iterable[str] | None = None,
         after_round: Callable[[int], None] | None = None,
         progress: Progress | None = None,
+        saved: bool = False,
     ) -> Ran:
         grid = ScriptedGrid(edges)
         ran = Ran(grid, progress or Progress())
@@ -281,7 +285,7 @@ def run_job() -> Callable[..., Ran]:
             on_export=lambda exported: setattr(ran, "exported", exported),
         )
         try:
-            loop.run()
+            loop.let_go() if saved else loop.run()
         except BaseException as error:  # noqa: BLE001 - looked at by the test
             ran.error = error
         return ran

@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MessageType, RecordDict
+from flwr.serverapp import strategy as flower_strategies
 from flwr.serverapp.strategy import FedAdam
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,7 @@ from solar_corona.core.events import (
     Warned,
 )
 from solar_corona.fl_server.round_loop import Progress
+from solar_corona.lib import exchange
 from solar_corona.lib.exchange import Verb
 from solar_corona.strategies import FedAvg
 
@@ -430,6 +432,28 @@ def test_a_strategy_may_evaluate_other_edges_than_it_trains(run_job, edge):
     assert Counter(ran.sent(Verb.EVALUATE)) == {"b": 2, "c": 2}
     found = {e.round: set(e.edges) for e in ran.of(RoundEvaluated)}
     assert found == {0: {"a"}, 1: {"b", "c"}, 2: {"b", "c"}, 3: {"a", "b", "c"}}
+
+
+def test_a_server_that_was_lost_at_the_end_lets_go_those_that_still_wait(run_job, edge):
+    done = Progress(round=2, arrays=exchange.to_arrays({"w": np.full(3, 2.0, np.float32), "n": np.asarray(7)}))
+    ran = ok(run_job(edge("b"), listed=["a", "b"], min_edges=2, progress=done, saved=True))
+    assert [e.edge for e in ran.of(EdgeFinished)] == ["b"]
+    assert next(iter(ran.grid.nodes.values())).model == 2.0
+    assert (ran.rounds, ran.exported) == ([], None)
+    assert {verb for _, verb, _ in ran.grid.sent} == {Verb.HELLO, Verb.FINISH}
+    ran = ok(run_job(listed=["a", "b"], min_edges=2, progress=done, saved=True))
+    assert ran.of(EdgeFinished) == []
+
+
+@pytest.mark.parametrize("side", ["Client", "Server"])
+def test_a_strategy_of_flowers_that_looks_at_its_replies_twice_gets_them_twice(run_job, edge, side):
+    wrapper = getattr(flower_strategies, f"DifferentialPrivacy{side}SideAdaptiveClipping")
+    inner = FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    strategy = wrapper(inner, noise_multiplier=0.0, num_sampled_clients=2, initial_clipping_norm=100.0)
+    ran = ok(run_job(edge("a", bit=1), edge("b", bit=1), strategy=strategy, rounds=2, min_edges=2))
+    assert [e.replied for e in ran.of(RoundFinished)] == [2, 2]
+    assert ran.model == pytest.approx(2.0)
+    assert strategy.clipping_norm != 100.0, "it adapts by how many were within it"
 
 
 def test_the_strategy_sees_ordinary_replies_and_none_of_our_own_records(run_job, edge):

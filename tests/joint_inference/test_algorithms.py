@@ -86,6 +86,10 @@ def test_ibt_takes_an_empty_image_for_an_easy_one():
         (lambda: create("numpy:pi", {}), "is no class"),
         (lambda: create("builtins:dict", {}), "has not the methods"),
         (lambda: choose(3, None), "is a int"),
+        (lambda: choose(Margin, None), r"is the class Margin; make one of it: Margin\("),
+        (lambda: Margin(upload_ratio="0.1"), "upload_ratio is '0.1'"),
+        (lambda: Threshold("low"), "threshold is 'low'"),
+        (lambda: IBT(threshold_img=None), "threshold_img is None"),
     ],
 )
 def test_a_wrong_algorithm_is_told_what_to_do(make, says):

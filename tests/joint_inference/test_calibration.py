@@ -108,7 +108,8 @@ def test_json_for_programs(models):
     [
         ({"--max-loss": 0.01, "--data": "few.npz"}, "at least 299"),
         ({"--max-loss": 0.01, "--max-upload": 0.1}, "one promise"),
-        ({}, "no promise"),
+        ({}, "give one of --max-loss, --target-accuracy and --max-upload"),
+        ({"--max-loss": 1.7, "--big-model": "none.onnx"}, "max_loss is 1.7, expected a share"),
         ({"--max-loss": 0.1, "--big-model": "none.onnx"}, "there is no such model"),
         ({"--max-loss": 0.1, "--data": "none.npz"}, "none.npz"),
     ],

@@ -215,6 +215,8 @@ def test_a_wrong_sample_is_told_and_counts_for_nothing():
         model.predict(np.zeros((2, 4), np.float32))
     with pytest.raises(ModelError, match="expected FP32"):
         model.predict(np.array(["a", "b", "c"]))
+    with pytest.raises(ModelError, match=r"a NoneType is no sample of this model, which takes '.*' FP32 \[-1, 3\]"):
+        model.predict(None)
     assert model.statistics.frames == 0
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 
@@ -10,8 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from solar_corona.joint_inference.statistics import Latencies, Recorder, statistics_file
+from solar_corona.joint_inference.view import InferenceView
+
+
+def printed(recorder: Recorder) -> str:
+    console = Console(file=io.StringIO(), width=2000)
+    console.print(InferenceView(["a"], {"a": recorder.snapshot()}).table())
+    return console.file.getvalue()
 
 
 @given(st.lists(st.floats(1e-6, 500), min_size=1, max_size=200), st.sampled_from([0.5, 0.9, 0.99]))
@@ -53,6 +62,17 @@ def test_threads_lose_no_count():
     assert (found.frames, found.uploads, found.bytes_up, found.bytes_down) == (8000, 8000, 24000, 16000)
     assert found.sources["edge"].answers == 8000
     assert found.upload_ratio == 1
+
+
+def test_status_tells_why_the_deep_model_does_not_answer_until_it_does():
+    recorder = Recorder("a")
+    recorder.answered("edge", 0.1, degraded=True)
+    recorder.told(circuit="open", trouble="http://large: cannot be reached" + "!" * 1000)
+    shown = printed(recorder)
+    assert "a: http://large: cannot be reached!" in shown
+    assert len(recorder.snapshot().trouble) == 500
+    recorder.told(trouble="")
+    assert "cannot be reached" not in printed(recorder)
 
 
 def test_the_last_snapshot_lies_in_the_run_folder(tmp_path):

@@ -76,6 +76,12 @@ def test_a_script_on_its_own_is_told_how_to_get_a_job():
         ContextError, match=r"the script runs alone; start it with `solar-corona run JOB\.yaml`, or give"
     ):
         context.get_parameters("epochs")
+    with pytest.raises(ContextError, match=r"the script runs alone; .*, or give load_model a path"):
+        context.get_model_path()
+
+
+def test_a_job_without_a_model_is_told(in_job):
+    in_job(_document())
     with pytest.raises(ContextError, match="names no model to start from"):
         context.get_model_path()
 

@@ -84,7 +84,7 @@ def test_classes_of_which_a_half_has_few_samples_are_not_told(seed, count):
 
 def test_the_rest_of_what_edges_say_comes_over_whole():
     pulled = Pull(np.tile(np.eye(RANK), (2, 1, 1)), RNG.normal(size=(2, RANK, SIZE)), 17.0)
-    (got,) = pulls_of(sent(pulls_to([pulled])), (FRAME,))
+    (got,) = pulls_of(sent(pulls_to([pulled])), (FRAME,), SIZE)
     np.testing.assert_allclose(got.linear, pulled.linear, atol=2e-3)
     assert got.samples == 17
     sums = TaskSums(RNG.normal(size=(3, RANK)), np.tile(np.eye(RANK), (3, 1, 1)), np.array([4.0, 0.0, 9.0]), 12, 13)
@@ -99,7 +99,7 @@ def test_the_rest_of_what_edges_say_comes_over_whole():
 READERS = {
     "class sums": (lambda r: ClassSums.of_response(r, SIZE), lambda: class_sums().to_response()),
     "pulls": (
-        lambda r: pulls_of(r, (FRAME,)),
+        lambda r: pulls_of(r, (FRAME,), SIZE),
         lambda: pulls_to([Pull(np.ones((2, RANK, RANK)), np.ones((2, RANK, SIZE)), 5.0)]),
     ),
     "clusters": (

@@ -56,7 +56,7 @@ def found_by_pulls(streams, rank=3, steps=8):
                     Frame.of(ids, centre, axes[half], white), features[rows], labels[rows], units[rows] // 2, least=3
                 )
                 pulled = each if pulled is None else pulled + each
-            axes[half] = better_axes(pulled, white)
+            axes[half] = better_axes(pulled.times(white))
     return axes, np.bincount(y, minlength=CLASSES).astype(float)
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solar_corona.lib.signatures import Signature, SignatureSpec, sign
+from solar_corona.lib.signatures import Signature, SignatureSpec, merge, sign
 from solar_corona.strategies import grouping
 from solar_corona.strategies.grouping import UNGROUPED, assign, group, rebuild, regroup
 
@@ -57,7 +57,8 @@ def test_other_labels_are_found_where_classes_lie_close_together():
 
 @pytest.mark.parametrize("skew", [None, 0.2])
 def test_edges_of_one_task_are_one_group_even_where_their_labels_are_skewed(skew):
-    assert len(group(_fleet([0] * 24, skew=skew)).groups) == 1
+    fleets = [[_edge(0, 100 * fleet + i, skew=skew) for i in range(16)] for fleet in range(40)]
+    assert [len(group(fleet).groups) for fleet in fleets] == [1] * 40
 
 
 def _mostly_common(task, seed):
@@ -70,10 +71,10 @@ def _mostly_common(task, seed):
 
 
 def test_edges_that_share_only_what_all_tasks_share_are_told_apart_by_the_others():
-    """Merging alone joins such pairs first and never parts them: it finds the true tasks of 6 fleets of 12."""
+    """Merging alone joins such pairs first and never parts them: it finds the true tasks of 3 fleets of 6."""
     tasks = [i % 3 for i in range(24)]
-    fleets = [[_mostly_common(task, 100 * s + i) for i, task in enumerate(tasks)] for s in range(12)]
-    assert sum(_sets(group(fleet).labels) == _sets(tasks) for fleet in fleets) >= 11
+    fleets = [[_mostly_common(task, 100 * s + i) for i, task in enumerate(tasks)] for s in range(6)]
+    assert [_sets(group(fleet).labels) == _sets(tasks) for fleet in fleets] == [True] * 6
 
 
 def test_groups_of_classes_that_do_not_meet_are_apart():
@@ -111,6 +112,25 @@ def test_an_edge_that_comes_twice_changes_nothing(edge):
     found = group([*FLEET, FLEET[edge]])
     assert _sets(found.labels[:-1]) == _sets(PARTITION.labels)
     assert found.labels[-1] == found.labels[edge]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, len(FLEET) - 1))
+def test_two_edges_with_the_same_data_may_as_well_be_one(edge):
+    twice = group([*FLEET[:edge], FLEET[edge], FLEET[edge], *FLEET[edge + 1 :]])
+    merged = group([*FLEET[:edge], merge([FLEET[edge], FLEET[edge]]), *FLEET[edge + 1 :]])
+    assert _sets(merged.labels) == _sets(PARTITION.labels)
+    assert _sets([*twice.labels[:edge], *twice.labels[edge + 1 :]]) == _sets(PARTITION.labels)
+    assert [one.signature.total for one in merged.groups] == [one.signature.total for one in twice.groups]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, len(FLEET) - 3))
+def test_an_edge_that_comes_late_goes_where_it_would_have_been(edge):
+    others = group([*FLEET[:edge], *FLEET[edge + 1 :]])
+    place = assign(FLEET[edge], others.groups)
+    expected = {i for i, label in enumerate(PARTITION.labels) if label == PARTITION.labels[edge] and i != edge}
+    assert {i + (i >= edge) for i in next(g for g in others.groups if g.id == place.group).members} == expected
 
 
 def test_the_same_signatures_give_the_same_grouping():

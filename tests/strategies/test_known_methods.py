@@ -9,10 +9,12 @@ from flwr.app import ConfigRecord
 
 from benchmarks._simulation import simulate
 from solar_corona.core.errors import DatasetError, StrategySpecError
+from solar_corona.core.spec import Compression
 from solar_corona.fl_client.survey import Survey
 from solar_corona.lib.exchange import read_order
 from solar_corona.lib.flower_objects import identify_as_server
 from solar_corona.lib.questions import Response
+from solar_corona.lib.records import arrays_in
 from solar_corona.lib.subspaces import ClassSubspaces
 from solar_corona.strategies import available, check_strategy, create
 from solar_corona.strategies.checks import _record, _reply, _weights
@@ -175,3 +177,29 @@ def test_an_edge_that_comes_back_as_another_node_in_its_round_counts(name):
         found.append(strategy.aggregate_train(1, replies)[0].to_numpy_ndarrays())
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n != "fedavg"])
+def test_edges_that_get_the_same_share_one_content_so_that_it_is_packed_once(name):
+    identify_as_server(1)
+    strategy = make(name, **GROUPING.get(name, {}))
+    simulate(fleet(kind=Pulled), strategy, rounds=3)
+    view = ReadyNodes(lambda: list(range(1, 9)), edge_of=lambda node: f"edge-{node - 1}")
+    arrays = strategy.content_to_save()
+    first = next(iter(arrays_in(arrays).values()))
+    for configure in (strategy.configure_train, strategy.configure_evaluate):
+        messages = list(configure(4, first, ConfigRecord(), view))
+        assert len(messages) == 8
+        models = {tuple(id(a) for a in arrays_in(m.content).values()) for m in messages}
+        assert len({id(m.content) for m in messages}) == len(models) <= 3
+
+
+@pytest.mark.parametrize(("name", "most"), [("similarity-grouping", 1.4), ("pacfl", 1.4), ("cfl", 1.4), ("ifca", 2.4)])
+def test_each_groups_model_is_coded_as_that_of_one_group_is(name, most):
+    """Bytes down in a round, beside those of federated averaging; each edge gets one model, or all of ifca."""
+    down = []
+    options = {"guard_rounds": 0} if name == "similarity-grouping" else GROUPING[name]
+    for strategy in (create("fedavg"), make(name, **options)):
+        run = simulate(fleet(), strategy, rounds=8, compression=Compression(method="int8"))
+        down.append([e.bytes_down for e in run.events if e.event == "round-finished"][-1])
+    assert down[1] < most * down[0]

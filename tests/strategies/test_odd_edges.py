@@ -9,14 +9,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, RecordDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks._simulation import Edge, Mlp, simulate
-from solar_corona.core.errors import StrategySpecError
+from solar_corona.core.errors import StrategySpecError, WireError
+from solar_corona.core.events import TasksGrouped
 from solar_corona.fl_client import survey
 from solar_corona.lib.questions import Response
-from solar_corona.lib.signatures import InputMoments, Signature
-from solar_corona.lib.survey import SurveyAnswer
+from solar_corona.lib.signature_format import UNLABELLED
+from solar_corona.lib.signatures import InputMoments, Signature, SignatureSpec, sign
+from solar_corona.lib.survey import SurveyAnswer, TaskAbout
 from solar_corona.strategies import create
+from solar_corona.strategies.task_groups import TaskGroups
 from solar_corona.tests.strategies.fleets import by_task, edge, finals, fleet, groups_in, samples, warnings_in
 
 
@@ -69,6 +74,10 @@ BROKEN = {
         "version 2, expected b'SCSG' version 1; update both sides to the same version",
     ),
     "another spec": (signed(identity=lambda i: i ^ 1), "was made in another way than the job's"),
+    "dimension": (
+        signed(means=lambda m: m[:, :16].astype(np.float16).astype(np.float32)),
+        "was made in another way than the job's",
+    ),
     "length": (lambda r: Response("survey", r.text, parts=tuple(p + p for p in r.parts)), "bytes, expected"),
     "NaN": (signed(means=lambda m: m * np.float32("nan")), "has means that are not finite numbers"),
     "absurd means": (signed(means=lambda m: m + np.float32(1e6)), "has means beyond what a cosine can give"),
@@ -191,6 +200,24 @@ def test_an_edge_without_labels_is_compared_by_inputs_and_that_is_said(task):
     assert {t.edge for e in run.events if e.event == "tasks-grouped" for t in e.tasks if not t.labelled} == {"edge-8"}
 
 
+def test_one_edge_without_labels_does_not_take_those_of_the_others_away():
+    """Tasks whose inputs are alike differ by their labels only."""
+    edges = [*fleet(swap=True), edge("edge-8", 0, 321, kind=Unlabelled, swap=True)]
+    run = simulate(edges, ours(), rounds=2)
+    groups = groups_in(run)
+    assert len({groups[f"edge-{i}", "all"] for i in (0, 2, 4, 6)}) == 1
+    assert len({groups[f"edge-{i}", "all"] for i in (1, 3, 5, 7)}) == 1
+    assert len(set(groups.values())) == 2
+
+
+def test_edges_without_labels_are_grouped_by_inputs_where_most_have_none():
+    edges = [edge(f"edge-{i}", i % 2, i, kind=Unlabelled if i < 6 else Mlp) for i in range(8)]
+    run = simulate(edges, ours(), rounds=2)
+    first, second = by_task(run)
+    assert len(first) == len(second) == 1
+    assert first != second
+
+
 def test_labels_of_minus_one_are_labels():
     edges = fleet()
     for each in edges:
@@ -223,7 +250,6 @@ def test_a_few_edges_with_units_of_their_own_do_not_choose_the_scale_of_all():
         ({"dimension": 0}, "dimension is 0: input should be greater than or equal to 1; set it under aggregation"),
         ({"noise": -1}, "noise is -1: input should be greater than or equal to 0; set it under aggregation.options"),
         ({"min_count": 1}, "min_count is 1: input should be greater than or equal to 3; set it under"),
-        ({"seed": "x"}, "seed is 'x': input should be a valid integer, unable to parse string as an integer; set it"),
         ({"embedding": "cosine"}, "embedding is 'cosine', expected one of random, model; set it under aggregation"),
         ({"warm_rounds": -1}, "warm_rounds is -1, expected a whole number from 0; set it under aggregation.options"),
     ],
@@ -233,3 +259,58 @@ def test_options_of_signatures_that_make_no_sense_are_told_in_one_sentence(optio
         ours(**options)
     assert str(caught.value).startswith(told)
     assert "\n" not in str(caught.value)
+
+
+SPEC = SignatureSpec(dimension=8)
+
+
+@st.composite
+def hostile(draw):
+    """What passes every check of a signature's form, at its limits."""
+    classes = sorted(draw(st.sets(st.integers(1 - 2**31, 2**31 - 1), min_size=1, max_size=4)))
+    labelled = draw(st.booleans())
+    classes = classes if labelled else [UNLABELLED]
+
+    def column(*values):
+        return np.array([draw(st.sampled_from(values)) for _ in classes])
+
+    signs = np.array([[draw(st.sampled_from([-1.0, 0.0, 1.0])) for _ in range(8)] for _ in classes])
+    return Signature(
+        identity=SPEC.identity,
+        labelled=labelled,
+        classes=np.array(classes, np.int64),
+        counts=column(1, 3, 10**6, 2**38),
+        means=(signs * np.sqrt(2 / 8)).astype(np.float32),
+        traces=column(0.0, 1e-30, 1e-6, 0.3, 1.0, 7.9).astype(np.float32),
+        squares=column(0.0, 1e-30, 1e-6, 0.3, 1.0, 63.0).astype(np.float32),
+        noise=column(0.0, 1e-12, 1.0, 1e12).astype(np.float32),
+    )
+
+
+@settings(max_examples=60)
+@given(st.lists(hostile(), min_size=1, max_size=3), st.data())
+def test_signatures_at_their_limits_break_nothing(signatures, data):
+    groups = TaskGroups(SPEC)
+    for i in range(4):
+        honest = sign(*samples(i % 2, 90, i), SPEC)
+        about = SurveyAnswer(tasks=(TaskAbout(name="all", samples=90),))
+        groups.take(f"edge-{i}", about, (honest.to_bytes(),))
+    groups.regroup()
+    for i, signature in enumerate(signatures):
+        raw = bytearray(signature.to_bytes())
+        if data.draw(st.booleans()):
+            raw[data.draw(st.integers(14, len(raw) - 1))] ^= data.draw(st.integers(0, 255))
+        answer = SurveyAnswer(tasks=(TaskAbout(name="all", samples=10**12, labelled=signature.labelled),))
+        try:
+            groups.take(f"odd-{i}", answer, (bytes(raw),))
+        except WireError as error:
+            groups.refuse(f"odd-{i}", str(error))
+    groups.regroup()
+    told = groups.event(1, "test", {})
+    assert {t.edge for t in told.tasks} == groups.tasks.keys()
+    assert TasksGrouped.model_validate_json(told.model_dump_json()) == told
+    assert np.isfinite([[*t.map, t.own] for t in told.tasks]).all()
+    again = TaskGroups(SPEC)
+    again.restore(groups.state())
+    for edge_name in groups.tasks:
+        assert again.of_edge(edge_name) == groups.of_edge(edge_name)

@@ -78,6 +78,16 @@ def test_the_order_of_edges_does_not_matter():
     assert _partition(forward) == _partition(backward)
 
 
+def test_the_same_seeds_give_the_same_groups_and_the_same_models():
+    runs = [simulate(fleet(), ours(rounds=3), rounds=3) for _ in range(2)]
+    assert groups_in(runs[0]) == groups_in(runs[1])
+    for name, node in runs[0].nodes.items():
+        (_, first), (_, second) = node.result.weights[0], runs[1].nodes[name].result.weights[0]
+        for array, value in first.items():
+            # Replies come in any order, and sums of floats differ in their last digits by it.
+            np.testing.assert_allclose(value, second[array], atol=1e-5)
+
+
 def _partition(run):
     found = {}
     for key, group in groups_in(run).items():

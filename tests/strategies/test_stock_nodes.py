@@ -24,7 +24,7 @@ class Embedding(Mlp):
 @pytest.fixture
 def stock(tmp_path):
     """Make every second edge a stock SuperNode's."""
-    return lambda edges: [replace(edge, stock=i % 4 > 1, folder=tmp_path / edge.name) for i, edge in enumerate(edges)]
+    return lambda edges: [replace(each, stock=i % 4 > 1, folder=tmp_path / each.name) for i, each in enumerate(edges)]
 
 
 def run(edges, rounds=6, name="similarity-grouping", each_round=lambda _: None, discover=False, **options):

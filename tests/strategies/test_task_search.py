@@ -20,6 +20,12 @@ from solar_corona.strategies.task_search import TaskSearch
 CENTRES = np.random.default_rng(3).normal(size=(4, 5, 24)) * 1.6
 
 
+def made(x, y, chunk):
+    data = EdgeData((x, y), tasks=Tasks(division="discovery", chunk=chunk))
+    data.discovery = TaskDiscovery()
+    return data
+
+
 def edge(tasks, seed, *, chunk=10, labels=True, strays=0.0):
     """An edge whose stream has a chunk of each of `tasks` in turn, and the task of each sample."""
     rng = np.random.default_rng(seed)
@@ -28,7 +34,7 @@ def edge(tasks, seed, *, chunk=10, labels=True, strays=0.0):
     task[stray] = rng.permutation(task)[stray]
     y = rng.integers(0, 5, len(task))
     x = (CENTRES[task, y] + rng.normal(size=(len(task), 24))).astype(np.float32)
-    data = EdgeData((x, y), tasks=Tasks(division="discovery", chunk=chunk))
+    data = made(x, y, chunk)
     if not labels:
         samples = data.samples
         data.samples = lambda which, anew=False: replace(samples(which, anew=anew), y=None)
@@ -50,7 +56,7 @@ def fleet(count=8, tasks=2, *, chunk=10, chunks=20, **more):
 def answer(question, data):
     """What comes back from an edge, by way of messages' contents."""
     try:
-        response = TaskDiscovery().answer(Question.from_content(question.to_content()), data)
+        response = data.discovery.answer(Question.from_content(question.to_content()), data)
     except SolarCoronaError as error:
         response = Response(question.kind, refused=str(error))
     return Response.from_content(response.to_content())
@@ -234,13 +240,12 @@ def test_edges_that_divide_their_stream_otherwise_take_no_part():
 def test_odd_edges_do_not_stop_the_search(chunk):
     edges = fleet(12, chunk=chunk, chunks=40)
     x, y = edges["edge-0"][0].samples("train").x, edges["edge-0"][0].samples("train").y
-    rules = Tasks(division="discovery", chunk=chunk)
     odd = {
-        "one-sample": EdgeData((x[:1], y[:1]), tasks=rules),
-        "no-sample": EdgeData((x[:0], y[:0]), tasks=rules),
-        "one-class": EdgeData((x[y == 0], y[y == 0]), tasks=rules),
-        "constant": EdgeData((np.ones((90, 24), np.float32), np.zeros(90, np.int64)), tasks=rules),
-        "own-classes": EdgeData((x, y + 50), tasks=rules),
+        "one-sample": made(x[:1], y[:1], chunk),
+        "no-sample": made(x[:0], y[:0], chunk),
+        "one-class": made(x[y == 0], y[y == 0], chunk),
+        "constant": made(np.ones((90, 24), np.float32), np.zeros(90, np.int64), chunk),
+        "own-classes": made(x, y + 50, chunk),
     }
     found = search({**edges, **{name: (data, None) for name, data in odd.items()}})
     right, names = share_right(found, edges)

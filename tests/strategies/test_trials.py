@@ -109,6 +109,29 @@ def test_a_restored_trial_decides_as_one_that_was_not_interrupted():
     assert {e.choice for e in chosen(found).values()} == {"none", "shared-layers"}
 
 
+def test_without_samples_to_compare_on_the_trial_ends_and_groups_stay_apart():
+    edges = fleet()
+    for each in edges:
+        each.model.eval_data = tuple(part[:0] for part in each.model.eval_data)
+    found = run(edges, "none", rounds=6, guard_rounds=2)
+    assert {(e.choice, e.reason) for e in chosen(found).values()} == {("none", "no edge has samples to compare on")}
+    down = [e.bytes_down for e in found.events if e.event == "round-finished"]
+    assert down[-1] < 0.7 * down[1], "one model for all is not trained beside them to the end"
+    assert len(set(groups_in(found).values())) == 2
+
+
+def test_groups_that_are_found_late_are_tried_as_long():
+    late = [edge(f"edge-{8 + i}", 1, 50 + i, here=lambda r: r >= 2) for i in range(2)]
+    found = simulate(
+        [*fleet(tasks=1), *late],
+        create("similarity-grouping", {"guard_rounds": 3, "finetune": 0}, min_edges=1, job={"rounds": 9}),
+        rounds=9,
+        min_edges=8,
+    )
+    begun = next(e.round for e in found.events if e.event == "tasks-grouped" and len({t.group for t in e.tasks}) > 1)
+    assert {e.round for e in chosen(found).values()} == {begun + 2}, "the third round of models that trained apart"
+
+
 def test_a_hard_task_of_an_edge_is_not_compared_with_one_model_on_its_easy_one(tmp_path, monkeypatch):
     (tmp_path / "two_halves.py").write_text(
         "import numpy as np\ndef second(x, y):\n    return (np.arange(len(x)) >= len(x) // 2).astype(int)\n"

@@ -173,6 +173,28 @@ def test_ctrl_c_again_and_again_still_ends_what_a_script_started(slow_job):
     assert job.run_folder().phase() == "stopped"
 
 
+def test_a_run_that_failed_after_its_model_was_saved_gives_every_edge_its_own_when_it_is_resumed(slow_job):
+    job = slow_job(rounds=2)
+    job.hook(
+        """
+        if solar_corona.context.get_edge_name() == "edge-1" and not os.path.exists("fetched"):
+            open("fetched", "w").close()
+            raise OSError("this edge's disk is full")
+        """,
+        "# AFTER FIT",
+    )
+    failed = job.run()
+    assert failed.returncode == 1
+    assert "edge-1's script failed: OSError: this edge's disk is full" in failed.stderr
+    assert (job.folder / "out/model.npz").exists()
+    again = job.run("--resume", timeout=60)
+    assert again.returncode == 0, again.stderr + job.logs()
+    assert job.rounds() == [1, 2]
+    for edge in ("edge-0", "edge-1"):
+        assert (job.run_folder().path / "edges" / edge / "model.npz").exists(), job.logs()
+    job.assert_no_leftovers()
+
+
 def test_a_server_killed_while_it_lets_the_edges_go_has_its_model_already(slow_job):
     job = slow_job(rounds=2)
     job.hook(

@@ -52,7 +52,7 @@ def test_the_job_of_an_example_validates(name: str, folder: Path) -> None:
 
 @pytest.mark.system
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", TRAINED)
 def test_an_example_runs_to_its_end(name: str, folder: Path) -> None:
     if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
         pytest.skip(f"{_NEEDS[name]} is not installed; scripts/install-torch .venv installs it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -13,7 +14,7 @@ from ..core.errors import DatasetError, ModelError, PlatformError, SpecError
 from ..core.files import local_path
 from ..core.job_file import JobFile
 from ..core.settings import quiet_engines
-from ..core.spec import DatasetSource, Edge
+from ..core.spec import Dataset, DatasetSource, Edge, Model, ModelSource
 from ..lib.models import check_place
 
 __all__ = ["check_job"]
@@ -73,28 +74,24 @@ def _check_dataset(file: JobFile, edge: Edge, field: str, source: str | DatasetS
         raise DatasetError(f"{file.path}: edge {edge.name}: {field} is {path}, which does not exist{_near(place)}")
 
 
+def _path_of(
+    source: str | DatasetSource | ModelSource | None, kind: str, documents: Mapping[str, Dataset | Model]
+) -> str | None:
+    """Return the path or URL of a source, or None where there is none, or no document of that name: plan() says so."""
+    if not isinstance(source, str):
+        return source.path if source is not None else None
+    prefix, _, name = source.partition(":")
+    if prefix != kind:
+        return source
+    return documents[name].spec.path if name in documents else None
+
+
 def _dataset_path(file: JobFile, source: str | DatasetSource | None) -> str | None:
-    """Return the path or URL of a dataset, or None where there is none, or none of that name: plan() says so."""
-    if not isinstance(source, str):
-        return source.path if source is not None else None
-    kind, _, name = source.partition(":")
-    if kind != "dataset":
-        return source
-    return file.datasets[name].spec.path if name in file.datasets else None
-
-
-def _first_model_path(file: JobFile) -> str | None:
-    source = file.job.spec.model
-    if not isinstance(source, str):
-        return source.path if source is not None else None
-    kind, _, name = source.partition(":")
-    if kind != "model":
-        return source
-    return file.models[name].spec.path if name in file.models else None
+    return _path_of(source, "dataset", file.datasets)
 
 
 def _check_first_model(file: JobFile) -> None:
-    path = _first_model_path(file)
+    path = _path_of(file.job.spec.model, "model", file.models)
     place = _place(file, path)
     if place is not None and not place.exists():
         raise ModelError(f"{file.path}: spec.model is {path}, which does not exist{_near(place)}")

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from tempfile import TemporaryFile
 
 from ..core.errors import DatasetError, ModelError, PlatformError, SpecError
 from ..core.job_file import JobFile
 from ..core.preparation import check_exists, check_script, place_of
 from ..core.settings import quiet_engines
-from ..core.spec import DatasetSource, Edge
+from ..core.spec import Dataset, DatasetSource, Edge, Model, ModelSource
 from ..lib.models import check_place
 
 __all__ = ["check_job"]
@@ -43,7 +44,7 @@ def check_job(file: JobFile, *, edges_here: bool = True) -> None:
         for edge in file.job.spec.edges:
             for field, source in (("trainData", edge.train_data), ("evalData", edge.eval_data)):
                 _check_dataset(file, edge, field, source)
-        check_exists(file, "spec.model", _first_model_path(file), ModelError)
+        check_exists(file, "spec.model", _path_of(file.job.spec.model, "model", file.models), ModelError)
     _check_output(file)
     _check_strategy(file)
 
@@ -52,24 +53,20 @@ def _check_dataset(file: JobFile, edge: Edge, field: str, source: str | DatasetS
     check_exists(file, f"edge {edge.name}: {field}", _dataset_path(file, source), DatasetError)
 
 
+def _path_of(
+    source: str | DatasetSource | ModelSource | None, kind: str, documents: Mapping[str, Dataset | Model]
+) -> str | None:
+    """Return the path or URL of a source, or None where there is none, or no document of that name: plan() says so."""
+    if not isinstance(source, str):
+        return source.path if source is not None else None
+    prefix, _, name = source.partition(":")
+    if prefix != kind:
+        return source
+    return documents[name].spec.path if name in documents else None
+
+
 def _dataset_path(file: JobFile, source: str | DatasetSource | None) -> str | None:
-    """Return the path or URL of a dataset, or None where there is none, or none of that name: plan() says so."""
-    if not isinstance(source, str):
-        return source.path if source is not None else None
-    kind, _, name = source.partition(":")
-    if kind != "dataset":
-        return source
-    return file.datasets[name].spec.path if name in file.datasets else None
-
-
-def _first_model_path(file: JobFile) -> str | None:
-    source = file.job.spec.model
-    if not isinstance(source, str):
-        return source.path if source is not None else None
-    kind, _, name = source.partition(":")
-    if kind != "model":
-        return source
-    return file.models[name].spec.path if name in file.models else None
+    return _path_of(source, "dataset", file.datasets)
 
 
 def _check_output(file: JobFile) -> None:

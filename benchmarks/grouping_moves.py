@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,39 @@ def judge(found: Run, truth: Sequence[int], at: int) -> tuple[float, float, floa
     return right - detected, moved_others, detected - at
 
 
+def draw(curves: Mapping[str, Sequence[float]], at: int, axes: Any) -> None:
+    """Draw each method's accuracy from round to round, named at its end."""
+    looks = {OURS: ("#e8590c", 2.5), "ifca": ("#1971c2", 1.5), "fedavg": ("#868e96", 1.5)}
+    names = {"ifca": "ifca, told that there are four tasks"}
+    places = {OURS: (0, 9), "ifca": (0, -26), "fedavg": (0, 9)}
+    for name, (colour, width) in looks.items():
+        rounds = range(1, len(curves[name]) + 1)
+        axes.plot(rounds, curves[name], color=colour, linewidth=width, marker="o", markersize=3)
+        axes.annotate(
+            names.get(name, name),
+            (rounds[-1], curves[name][-1]),
+            places[name],
+            textcoords="offset points",
+            ha="right",
+            color=colour,
+        )
+    axes.axvline(at, color="#868e96", linestyle=":", zorder=0)
+    axes.annotate(
+        "half of the edges\nchange their task",
+        (at, 0.02),
+        (6, 0),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        fontsize=9,
+        color="#495057",
+    )
+    axes.set_xlim(0.5, len(curves[OURS]) + 0.5)
+    axes.set_xticks(range(2, len(curves[OURS]) + 1, 2))
+    axes.set_xlabel("round")
+    axes.set_ylabel("accuracy on the edges' own held-out samples")
+    axes.grid(axis="y", color="#e9ecef")
+
+
 def main() -> None:
     """Measure, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,16 +145,8 @@ def main() -> None:
         Figure("accuracy_ratio_after_move", float(means[OURS][after - 1] / means[peer][after - 1]), "x"),
     ]
 
-    def picture(axes: Any) -> None:
-        for name, values in means.items():
-            axes.plot(range(1, len(values) + 1), values, label=name, color="#e8590c" if name == OURS else None)
-        axes.axvline(at + 0.5, color="#868e96", linestyle=":")
-        axes.set_xlabel("round; at the dotted line half of the edges change their task")
-        axes.set_ylabel("accuracy on the edges' own held-out samples")
-        axes.legend()
-
     extra = {name: [round(float(v), 4) for v in values] for name, values in means.items()}
-    _report.write("grouping_moves", figures, extra=extra, picture=picture)
+    _report.write("grouping_moves", figures, extra=extra, picture=lambda axes: draw(extra, at, axes))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -189,7 +189,31 @@ def _write(ours: dict[int, list[dict[str, float]]], peer: dict[int, list[dict[st
         ),
         *(Figure(f"peer_ari_{size}", min(values(runs, "ari")), "ARI") for size, runs in peer.items()),
     ]
-    _report.write("grouping_scale", figures)
+
+    def picture(axes: Any) -> None:
+        lines = {
+            "ours, the number of groups not told": (ours, "#e8590c", "o"),
+            "scikit-learn's, the number told": (peer, "#868e96", "s"),
+        }
+        for name, (runs, colour, marker) in lines.items():
+            sizes = list(runs)
+            middle = [median(values(runs[size], "seconds")) for size in sizes]
+            axes.plot(sizes, middle, label=name, color=colour, marker=marker, linewidth=2)
+            for size, value in zip(sizes, middle, strict=True):
+                below = (runs is ours) == (size > 1_000)
+                place = (0, -14) if below else (0, 8)
+                text = f"{value:.2g} s"
+                axes.annotate(text, (size, value), place, textcoords="offset points", ha="center", fontsize=8)
+        axes.scatter([largest], [10], marker="_", s=900, color="#212529", label="goal: 100,000 in 10 s on one core")
+        axes.set(xscale="log", yscale="log", xlim=(60, 200_000), ylim=(0.005, 60))
+        axes.set_xticks(SIZES, [f"{size:,}" for size in SIZES])
+        axes.minorticks_off()
+        axes.grid(color="#e9ecef")
+        axes.set_xlabel("signatures of 20 tasks")
+        axes.set_ylabel("seconds of one core")
+        axes.legend(frameon=False, fontsize=9, loc="upper left")
+
+    _report.write("grouping_scale", figures, picture=picture)
 
 
 if __name__ == "__main__":

@@ -98,21 +98,21 @@ class Sums:
         owner = np.repeat(np.arange(len(signatures)), [len(s.classes) for s in signatures])
         place = np.minimum(np.searchsorted(classes, ids), max(len(classes) - 1, 0))
         known = classes[place] == ids if len(classes) else np.zeros(0, bool)
-        where = (owner[known], place[known])
+        every = bool(known.all())
+        where = owner * len(classes) + place if every else (owner * len(classes) + place)[known]
 
-        def flat(name: str) -> _Array:
-            values: _Array = np.concatenate([getattr(s, name) for s in signatures])[known].astype(np.float64)
-            return values
+        def flat(name: str) -> NDArray[Any]:
+            values: NDArray[Any] = np.concatenate([getattr(s, name) for s in signatures])
+            return values if every else values[known]
 
-        shape = (len(signatures), len(classes))
         sums = cls.empty(classes, len(signatures), signatures[0].dimension)
-        n, means = flat("counts"), flat("means")
-        sums.n[where] = n
-        sums.first[where] = n[:, None] * means
-        sums.second[where] = (n - 1) * flat("traces") + n * (means**2).sum(1)
-        sums.root[where] = n * np.sqrt(flat("squares"))
-        sums.noise[where] = n**2 * flat("noise")
-        assert sums.n.shape == shape
+        n, means = flat("counts").astype(np.float64), flat("means")
+        sums.n.reshape(-1)[where] = n
+        sums.first.reshape(sums.n.size, sums.first.shape[2])[where] = n[:, None] * means
+        norms = np.einsum("cd,cd->c", means, means, dtype=np.float64)
+        sums.second.reshape(-1)[where] = (n - 1) * flat("traces") + n * norms
+        sums.root.reshape(-1)[where] = n * np.sqrt(flat("squares"), dtype=np.float64)
+        sums.noise.reshape(-1)[where] = n**2 * flat("noise")
         return sums
 
     @classmethod
@@ -134,9 +134,12 @@ class Sums:
     def totals(self, labels: NDArray[np.intp], count: int) -> Sums:
         """Return the sums of `count` groups, of which row i belongs to `labels[i]`; a negative label to none."""
         out = Sums.empty(self.classes, count, self.first.shape[2])
-        rows = np.flatnonzero(labels >= 0)
+        order = np.argsort(labels, kind="stable")
+        order = order[labels[order] >= 0]
+        found, first = np.unique(labels[order], return_index=True)
         for total, part in zip(out.parts(), self.parts(), strict=True):
-            np.add.at(total, labels[rows], part[rows])
+            if len(found):
+                total[found] = np.add.reduceat(part[order], first, axis=0)
         return out
 
     def minus(self, other: Sums) -> Sums:
@@ -273,27 +276,36 @@ def compare(rows: Sums, columns: Sums, between: float | None) -> Comparison:
     a, b = rows.statistics(), columns.statistics()
     shape, dimension = (len(rows), len(columns)), rows.first.shape[2]
     above, chance, variance, own, weights = (np.zeros(shape) for _ in range(5))
+    noisy = bool(rows.noise.any() or columns.noise.any())
     for c in range(len(rows.classes)):
         i, j = np.flatnonzero(a.n[:, c]), np.flatnonzero(b.n[:, c])
         if not len(i) or not len(j):
             continue
         full = len(i) == shape[0] and len(j) == shape[1]
         where = (slice(None), slice(None)) if full else np.ix_(i, j)
-        na, nb = a.n[i, c][:, None], b.n[j, c][None, :]
+        here, there = (slice(None), slice(None)) if full else (i, j)
+        na, nb = a.n[here, c][:, None], b.n[there, c][None, :]
         w = na * nb / (na + nb)
-        gap = a.mean[i, c] @ b.mean[j, c].T
+        gap = a.mean[here, c] @ b.mean[there, c].T
         gap *= -2
-        gap += a.norm[i, c][:, None]
-        gap += b.norm[j, c][None, :]
+        gap += a.norm[here, c][:, None]
+        gap += b.norm[there, c][None, :]
         gap *= w
         above[where] += gap
-        own[where] += w * (a.trace[i, c][:, None] + b.trace[j, c][None, :])
+        trace, other = a.trace[here, c][:, None], b.trace[there, c][None, :]
+        own[where] += w * (trace + other)
         weights[where] += w
-        na, nb = ((n - 1) / np.maximum(na + nb - 2, 1) for n in (na, nb))
-        noise = w * (a.noise[i, c][:, None] + b.noise[j, c][None, :])
-        chance[where] += na * a.trace[i, c][:, None] + nb * b.trace[j, c][None, :] + dimension * noise
-        root = na * a.root[i, c][:, None] + nb * b.root[j, c][None, :] + np.sqrt(dimension) * noise
-        variance[where] += 2 * root**2
+        share = (na - 1) / np.maximum(na + nb - 2, 1)
+        error = share * (trace - other) + other
+        root, other = a.root[here, c][:, None], b.root[there, c][None, :]
+        spread = share * (root - other) + other
+        if noisy:
+            w *= a.noise[here, c][:, None] + b.noise[there, c][None, :]
+            error += dimension * w
+            spread += np.sqrt(dimension) * w
+        chance[where] += error
+        spread *= spread
+        variance[where] += 2 * spread
     return _finish(above, chance, variance, own / 2, weights, between)
 
 

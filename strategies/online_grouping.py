@@ -38,14 +38,13 @@ def online_labels(given: Sequence[Signature], between: float | None, limits: Lim
     founding = limits.founding if any(s.total >= limits.founding for s in given) else 1
     groups = _found(given, founding, between, limits)
     for _ in range(2):
-        labels = _nearest(given, groups, between, limits)
-        groups = pooled_sums(given, labels, len(groups))
+        _, groups = _nearest(given, groups, between, limits)
         groups = groups[groups.n.any(1)]
         again, _ = agglomerate(groups, between, limits)
         if len(groups) and again.max() + 1 == len(groups):
             break
         groups = groups.totals(again, int(again.max(initial=-1)) + 1)
-    labels = _nearest(given, groups, between, limits)
+    labels, _ = _nearest(given, groups, between, limits)
     left = np.flatnonzero(labels == NO_GROUP)[:_MOST_LATE]
     if len(left):
         sums = Sums.of([given[i] for i in left], groups.classes)
@@ -55,11 +54,16 @@ def online_labels(given: Sequence[Signature], between: float | None, limits: Lim
 
 def pooled_sums(given: Sequence[Signature], labels: _Labels, count: int) -> Sums:
     """Return the sums of `count` groups, holding one batch of signatures at a time."""
-    classes = np.unique(np.concatenate([np.unique(np.concatenate([s.classes for s in b])) for _, b in _batches(given)]))
-    total = Sums.empty(classes, count, given[0].dimension)
+    total = _nothing(given, count)
     for begin, batch in _batches(given):
-        total.add_all(Sums.of(batch, classes).totals(labels[begin : begin + len(batch)], count))
+        total.add_all(Sums.of(batch, total.classes).totals(labels[begin : begin + len(batch)], count))
     return total
+
+
+def _nothing(given: Sequence[Signature], count: int) -> Sums:
+    """Return empty sums of `count` groups, over all classes that occur."""
+    classes = np.unique(np.concatenate([np.unique(np.concatenate([s.classes for s in b])) for _, b in _batches(given)]))
+    return Sums.empty(classes, count, given[0].dimension)
 
 
 def _batches(given: Sequence[Signature]) -> Iterator[tuple[int, Sequence[Signature]]]:
@@ -69,8 +73,7 @@ def _batches(given: Sequence[Signature]) -> Iterator[tuple[int, Sequence[Signatu
 
 def _found(given: Sequence[Signature], founding: int, between: float | None, limits: Limits) -> Sums:
     """Return groups that between them accept every signature large enough to found one."""
-    groups = pooled_sums(given, np.full(len(given), NO_GROUP, np.intp), 0)
-    known = 0
+    groups, known = _nothing(given, 0), 0
     for _, batch in _batches(given):
         sums = Sums.of(batch, groups.classes)
         sums = sums[sums.n.sum(1) >= founding]
@@ -88,13 +91,16 @@ def _found(given: Sequence[Signature], founding: int, between: float | None, lim
     return groups
 
 
-def _nearest(given: Sequence[Signature], groups: Sums, between: float | None, limits: Limits) -> _Labels:
-    labels = np.full(len(given), NO_GROUP, np.intp)
+def _nearest(given: Sequence[Signature], groups: Sums, between: float | None, limits: Limits) -> tuple[_Labels, Sums]:
+    """Return the nearest group of each signature, and the sums of what then is in each group."""
+    labels, totals = np.full(len(given), NO_GROUP, np.intp), Sums.empty(groups.classes, len(groups), given[0].dimension)
     if len(groups):
         for begin, batch in _batches(given):
-            found = _accepting(Sums.of(batch, groups.classes), groups, between, limits)
+            sums = Sums.of(batch, groups.classes)
+            found = _accepting(sums, groups, between, limits)
             labels[begin : begin + len(batch)] = found
-    return labels
+            totals.add_all(sums.totals(found, len(groups)))
+    return labels, totals
 
 
 def _accepting(sums: Sums, groups: Sums, between: float | None, limits: Limits) -> _Labels:

@@ -140,10 +140,10 @@ class TaskSearch:
         said = {edge: sums for edge, sums in said.items() if sums.chunk == chunk}
         self.edges, self._chunked = set(said), chunk is not None
         edges = list(said.values())
-        total: Counter[int] = Counter()
-        for sums in edges:
-            total.update(dict(zip(sums.classes.tolist(), sums.counts.sum(0).tolist(), strict=True)))
-        self._classes = np.array(sorted(c for c, _ in total.most_common(_MOST_CLASSES)), np.int64)
+        self._classes = _common_classes(edges, 1 if self._chunked else 2)
+        if not len(self._classes):
+            self.done = True
+            return
         counts, means = _aligned(edges, self._classes, self.spec.dimension)
         factors = _factors([float(sums.counts.sum()) for sums in edges])
         counts *= factors[:, None, None]
@@ -226,11 +226,11 @@ class TaskSearch:
         factors = _factors([float(each.samples.sum()) for each in said.values()])
         points = np.concatenate([each.places for each in said.values()])
         samples = np.concatenate([f * each.samples for f, each in zip(factors, said.values(), strict=True)])
-        tasks = min(rank + 1, len(points))
-        if tasks < 2:
+        places = _without_strangers(points, samples, rank + 1, self.spec.seed)
+        if places is None:
             self.done = True
             return
-        self._places = gather(points, samples, tasks, self.spec.seed)
+        self._places = places
         self._purity = _STRAYS if self._chunked else 1.0
         self._step, self._asked = Step.FIT, 0
 
@@ -269,6 +269,29 @@ class TaskSearch:
         frame = self._axes[0].frame(self._classes, self._centre, self._white)
         purity = 1.0 if self._purity >= PURE_CHUNK else self._purity
         self.found = TaskModel(self.spec, frame, places, purity, names)
+
+
+def _without_strangers(points: Floats, samples: Floats, tasks: int, seed: int) -> Floats | None:
+    """Return places in which points gather; points far from all others, of few samples, are no task and are let go."""
+    while len(points) >= 2:
+        places = gather(points, samples, min(tasks, len(points)), seed)
+        nearest = ((points[:, None] - places) ** 2).sum(2).argmin(1)
+        load = np.bincount(nearest, samples, minlength=len(places))
+        light = load < _SHARE * load.sum()
+        if not light.any():
+            return places
+        points, samples = points[~light[nearest]], samples[~light[nearest]]
+    return None
+
+
+def _common_classes(edges: Sequence[ClassSums], least: int) -> Indices:
+    """Return the classes of most samples, of those that so many edges have."""
+    samples, having = Counter[int](), Counter[int]()
+    for sums in edges:
+        samples.update(dict(zip(sums.classes.tolist(), sums.counts.sum(0).tolist(), strict=True)))
+        having.update(sums.classes.tolist())
+    usual = [c for c, _ in samples.most_common() if having[c] >= least]
+    return np.array(sorted(usual[:_MOST_CLASSES]), np.int64)
 
 
 def _factors(sizes: Sequence[float]) -> Floats:

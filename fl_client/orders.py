@@ -290,7 +290,8 @@ def _is_clearly_better(now: Mapping[str, float], before: Mapping[str, float], sa
 
 
 def _mean(parts: Sequence[tuple[int, Mapping[str, float]]]) -> MetricRecord:
-    """Return metrics averaged over samples."""
+    """Return metrics averaged over samples; a task of which none are held out says nothing of the others."""
+    parts = [part for part in parts if part[0]] or parts
     if len(parts) == 1:  # as it was said, with no rounding
         return exchange.to_metrics(*parts[0])
     total = sum(samples for samples, _ in parts)

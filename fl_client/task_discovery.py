@@ -95,7 +95,7 @@ class TaskDiscovery:
 
     @staticmethod
     def _sums(features: Floats, labels: Indices, units: Indices, spec: SignatureSpec, chunk: int | None) -> ClassSums:
-        halves = units % 2 if chunk is not None else _by_chance(labels, spec.seed)
+        halves = _by_chance(labels, spec.seed) if chunk is None else _half_of_units(units, spec.seed)
         found = ClassSums.of(features, labels, halves, least=spec.min_count, chunk=chunk)
         if not len(found.classes):
             raise DatasetError(
@@ -109,11 +109,19 @@ def _pulls(asked: DiscoveryQuestion, features: Floats, labels: Indices, units: I
     least = asked.spec.min_count
     if len(asked.frames) == 1:
         return pulls_to([pull(asked.frames[0], features, labels, units, least=least, white=asked.white)])
-    found = []
+    found, halves = [], _half_of_units(units, asked.spec.seed)
     for half, frame in enumerate(asked.frames):
-        rows = np.flatnonzero(units % 2 == half)
-        found.append(pull(frame, features[rows], labels[rows], units[rows] // 2, least=least, white=asked.white))
+        rows = np.flatnonzero(halves == half)
+        own = np.unique(units[rows], return_inverse=True)[1]
+        found.append(pull(frame, features[rows], labels[rows], own, least=least, white=asked.white))
     return pulls_to(found)
+
+
+def _half_of_units(units: Indices, seed: int) -> Indices:
+    """Return the half of each sample, the same for all of a unit: by chance, for tasks may take turns."""
+    order = np.random.default_rng(seed).permutation(int(units.max(initial=-1)) + 1)
+    found: Indices = (order % 2)[units] if len(order) else np.zeros(0, np.int64)
+    return found
 
 
 def _by_chance(labels: Indices, seed: int) -> Indices:

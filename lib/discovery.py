@@ -254,7 +254,7 @@ def pulls_to(pulls: Sequence[Pull]) -> Response:
         most = max(float(np.abs(each.linear).max(initial=0)), 1e-30)
         arrays[f"{place}/square"] = each.square.astype(np.float32)
         arrays[f"{place}/linear"] = (each.linear / most).astype(np.float16)
-        arrays[f"{place}/scale"] = np.array([most, each.samples], np.float64)
+        arrays[f"{place}/scale"] = np.array([most])
     return Response(DISCOVERY, "{}", arrays)
 
 
@@ -263,12 +263,12 @@ def pulls_of(response: Response, frames: Sequence[Frame], size: int) -> list[Pul
     found = []
     for place, frame in enumerate(frames):
         count, _, rank = frame.axes.shape
-        square = _array(response.arrays, f"{place}/square", (count, rank, rank))
-        linear = _array(response.arrays, f"{place}/linear", (count, rank, size))
-        scale, samples = _array(response.arrays, f"{place}/scale", (2,))
-        if samples < 0 or scale < 0 or (np.diagonal(square, axis1=1, axis2=2) < 0).any():
+        square = _array(response.arrays, f"{place}/square", (count, rank + 1, rank + 1))
+        linear = _array(response.arrays, f"{place}/linear", (count, rank + 1, size))
+        (scale,) = _array(response.arrays, f"{place}/scale", (1,))
+        if scale < 0 or (np.diagonal(square, axis1=1, axis2=2) < 0).any():
             raise WireError("an edge's sums have squares below 0; it is left out")
-        found.append(Pull(square, linear * float(scale), float(samples)))
+        found.append(Pull(square, linear * float(scale)))
     return found
 
 

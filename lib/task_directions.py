@@ -6,9 +6,11 @@ place a, a few numbers, moves the means of all classes at once, each along axes 
 
     z = m_c + B_c·a + noise,   for each sample z of class c in the unit
 
-so that T tasks are T places, and span T - 1 directions. Classes are not spread alike in all directions, and what a unit
-has too much of that is easily taken for a direction. So each place is judged by other samples than those that it then
-explains, and a direction counts if two halves of the samples that were never seen together find the same.
+so that T tasks are T places, and span T - 1 directions. (m_c is where a is 0, not the mean of the samples: edges have
+tasks and classes in shares of their own, and around the means a direction more would show.) Classes are not spread
+alike in all directions, and what a unit has too much of that is easily taken for a direction. So each place is judged
+by other samples than those that it then explains, and a direction counts if two halves of the samples that were never
+seen together find the same.
 
 Sources: method of moments for mixtures (Vempala & Wang 2004; Anandkumar et al. 2014), factor analysis by EM (Rubin &
 Thayer 1982), split-half reproducibility for the number of factors (Everett 1983).
@@ -18,18 +20,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Evidence", "Frame", "Pull", "agreement", "better_axes", "fit_between", "fit_together", "pull", "whitening"]
+__all__ = [
+    "Axes",
+    "Evidence",
+    "Frame",
+    "Pull",
+    "agreement",
+    "better_axes",
+    "fit_between",
+    "fit_together",
+    "pull",
+    "whitening",
+]
 
 # A class that hardly any unit has says little of its axes: as if one unit more had found none.
 _PRIOR = 1.0
 _STEPS = 12
 _TOGETHER = 4
 _FLOOR = 1e-3
+_START = 0.3
 _TINY = 1e-9
 
 Floats = NDArray[np.float64]
@@ -83,6 +96,50 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Axes:
+    """Axes in whitened features.
+
+    Parameters
+    ----------
+    along
+        For each direction and class, how far a step in that direction moves the class: r x C x k.
+    shift
+        How far the classes lie from the samples' means where the place is 0: C x k.
+    """
+
+    along: Floats
+    shift: Floats
+
+    @classmethod
+    def start(cls, rank: int, classes: int, size: int, seed: int) -> Axes:
+        """Return axes that are anything."""
+        along = _START * np.random.default_rng(seed).normal(size=(rank, classes, size))
+        return cls(along, np.zeros((classes, size)))
+
+    def __len__(self) -> int:
+        return len(self.along)
+
+    def padded(self, size: int) -> Axes:
+        """Return the same axes among more features, of which they say nothing."""
+        along, shift = np.zeros((*self.along.shape[:2], size)), np.zeros((len(self.shift), size))
+        along[..., : self.along.shape[2]], shift[:, : self.shift.shape[1]] = self.along, self.shift
+        return Axes(along, shift)
+
+    def frame(self, classes: Indices, centre: Floats, white: Floats) -> Frame:
+        """Return the frame around the samples' means `centre` (C x D), where `white` (D x D) whitens features.
+
+        Axes of k features go by the first k of the whitened ones.
+        """
+        first = white[:, : self.along.shape[2]]
+        return Frame(
+            classes,
+            centre + self.shift @ np.linalg.pinv(first),
+            np.einsum("de,rce->cdr", first, self.along, optimize=True),
+            np.einsum("rcd,scd->crs", self.along, self.along, optimize=True),
+        )
+
+
+@dataclass(frozen=True)
 class Frame:
     """For each class its centre and the axes along which tasks move it.
 
@@ -102,16 +159,6 @@ class Frame:
     centre: Floats
     axes: Floats
     gram: Floats
-
-    @classmethod
-    def of(cls, classes: Indices, centre: Floats, axes: Floats, white: Floats) -> Frame:
-        """Return the frame of `axes` (r x C x k) in whitened features; `white` (D x k) is what whitens them."""
-        return cls(
-            classes,
-            centre,
-            np.einsum("de,rce->cdr", white, axes, optimize=True),
-            np.einsum("rcd,scd->crs", axes, axes, optimize=True),
-        )
 
     @property
     def rank(self) -> int:
@@ -150,28 +197,30 @@ class Pull:
     Parameters
     ----------
     square
-        Σ E[a·a'] over the samples of each class, a being the place of a sample's unit as its other samples tell it:
-        C x r x r.
+        Σ E[b·b'] over the samples of each class, where b is the place of a sample's unit as its other samples tell it,
+        and a 1 behind: C x (r + 1) x (r + 1). Its last entry is the number of samples.
     linear
-        Σ E[a]·(features - centre)': C x r x D, or x k where they were multiplied by something.
-    samples
-        How many samples were counted.
+        Σ E[b]·(features - centre)': C x (r + 1) x D, or x k where they were multiplied by something.
     """
 
     square: Floats
     linear: Floats
-    samples: float
 
     def __add__(self, other: Pull) -> Pull:
-        return Pull(self.square + other.square, self.linear + other.linear, self.samples + other.samples)
+        return Pull(self.square + other.square, self.linear + other.linear)
+
+    @property
+    def samples(self) -> float:
+        """How many samples were counted."""
+        return float(self.square[:, -1, -1].sum())
 
     def times(self, white: Floats) -> Pull:
         """Return the sums of features that are multiplied by `white` (D x k)."""
-        return Pull(self.square, self.linear @ white, self.samples)
+        return Pull(self.square, self.linear @ white)
 
     def scaled(self, factor: float) -> Pull:
         """Return the sums of so many times the samples."""
-        return Pull(factor * self.square, factor * self.linear, factor * self.samples)
+        return Pull(factor * self.square, factor * self.linear)
 
 
 def pull(
@@ -199,38 +248,44 @@ def pull(
     mean, spread = others.expected()
     offsets = frame.offsets(features, where)
     offsets = offsets if white is None else offsets @ white
-    square, linear = np.zeros((count, frame.rank, frame.rank)), np.zeros((count, frame.rank, offsets.shape[1]))
-    samples = 0
+    mean, second = _with_one(mean, spread)
+    size = frame.rank + 1
+    square, linear = np.zeros((count, size, size)), np.zeros((count, size, offsets.shape[1]))
     for place in np.unique(where[where >= 0]):
         rows = np.flatnonzero(where == place)
         if len(rows) >= least:
-            square[place] = spread[rows].sum(0) + mean[rows].T @ mean[rows]
-            linear[place] = mean[rows].T @ offsets[rows]
-            samples += len(rows)
-    return Pull(square, linear, float(samples))
+            square[place], linear[place] = second[rows].sum(0), mean[rows].T @ offsets[rows]
+    return Pull(square, linear)
 
 
-def better_axes(pulled: Pull) -> Floats:
-    """Return the axes (r x C x k) that explain what pulled, of whitened features, for places of mean square 1."""
-    rank = pulled.square.shape[1]
-    axes = np.linalg.solve(pulled.square + _PRIOR * np.eye(rank), pulled.linear).transpose(1, 0, 2)
-    return _even(axes, pulled.square.sum(0) / max(pulled.samples, 1.0))
+def _with_one(mean: Floats, spread: Floats) -> tuple[Floats, Floats]:
+    """Return the mean of places with a 1 behind (n x (r + 1)), and of their squares."""
+    longer = np.concatenate([mean, np.ones((len(mean), 1))], axis=1)
+    second = longer[:, :, None] * longer[:, None]
+    second[:, :-1, :-1] += spread
+    return longer, second
 
 
-def _even(axes: NDArray[Any], second: Floats) -> Floats:
-    """Return axes for places of mean square 1, from those for places whose mean square is `second`."""
-    lower = np.linalg.cholesky(second + _TINY * np.eye(len(axes)))
-    found: Floats = np.einsum("rs,rcd->scd", lower, axes, optimize=True)
-    return found
+def better_axes(pulled: Pull, before: Axes) -> Axes:
+    """Return the axes that explain what pulled at those before, for places of mean 0 and mean square 1."""
+    size = pulled.square.shape[1]
+    found = np.linalg.solve(pulled.square + _PRIOR * np.eye(size), pulled.linear).transpose(1, 0, 2)
+    moments = pulled.square.sum(0) / max(pulled.samples, 1.0)
+    mean = moments[-1, :-1]
+    lower = np.linalg.cholesky(moments[:-1, :-1] - np.outer(mean, mean) + _TINY * np.eye(size - 1))
+    return Axes(
+        np.einsum("rs,rcd->scd", lower, found[:-1], optimize=True),
+        before.shift + found[-1] + np.einsum("r,rcd->cd", mean, found[:-1], optimize=True),
+    )
 
 
-def agreement(one: Floats, other: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return how far two sets of axes span the same, and the directions of `one` that come nearest to `other`.
+def agreement(one: Axes, other: Axes, weights: Floats) -> tuple[Floats, Axes]:
+    """Return how far two sets of axes span the same, and axes of that span, the most common first.
 
     Parameters
     ----------
     one, other
-        r x C x D each, whitened.
+        Axes of as many features.
     weights
         Samples of each class: C.
 
@@ -238,14 +293,14 @@ def agreement(one: Floats, other: Floats, weights: Floats) -> tuple[Floats, Floa
     -------
     cosines
         Of the angles between the two, falling: r. Of two that have nothing in common they are near 0.
-    directions
-        In the same order: r x C x D, as strong as the axes are on average.
+    axes
+        In the same order, as strong as those of `one` are on average.
     """
     root = np.sqrt(np.maximum(weights, _TINY))[None, :, None]
-    first, second = (np.linalg.svd((root * axes).reshape(len(axes), -1), full_matrices=False) for axes in (one, other))
+    first, second = (np.linalg.svd((root * a.along).reshape(len(a), -1), full_matrices=False) for a in (one, other))
     turn, cosines, _ = np.linalg.svd(first[2] @ second[2].T)
-    directions = (turn.T @ first[2]).reshape(one.shape) * float(first[1].mean()) / root
-    return np.clip(cosines, 0.0, 1.0), directions
+    along = (turn.T @ first[2]).reshape(one.along.shape) * float(first[1].mean()) / root
+    return np.clip(cosines, 0.0, 1.0), Axes(along, (one.shift + other.shift) / 2)
 
 
 def whitening(scatter: Floats) -> Floats:
@@ -257,46 +312,44 @@ def whitening(scatter: Floats) -> Floats:
     return found
 
 
-def fit_between(halves: Sequence[tuple[Floats, Floats]], rank: int, seed: int) -> tuple[Floats, Floats]:
+def fit_between(halves: Sequence[tuple[Floats, Floats]], rank: int, seed: int) -> tuple[Axes, Axes]:
     """Return the axes in which units differ, found twice: with places from one half that explain the other.
 
     Parameters
     ----------
     halves
-        For each half of every unit's samples, the sums of their whitened deviations from the half's own class means
-        (N x C x D) and their numbers (N x C).
+        For each half of every unit's samples, the sums of their whitened deviations from the classes' means
+        (N x C x k) and their numbers (N x C).
     rank
         How many axes.
     seed
         Where the search starts.
     """
+    _, classes, size = halves[0][0].shape
     one, other = (
-        _fit(halves[half], halves[1 - half], _start(halves[half][0].shape, rank, seed + half), _STEPS)
-        for half in (0, 1)
+        _fit(halves[half], halves[1 - half], Axes.start(rank, classes, size, seed + half), _STEPS) for half in (0, 1)
     )
     return one, other
 
 
-def fit_together(whole: tuple[Floats, Floats], start: Floats) -> Floats:
-    """Return axes (r x C x D) from all samples of the units, going on from `start` (r x C x D)."""
+def fit_together(whole: tuple[Floats, Floats], start: Axes) -> Axes:
+    """Return axes from all samples of the units, going on from `start`."""
     return _fit(whole, whole, start, _TOGETHER)
 
 
-def _start(shape: tuple[int, ...], rank: int, seed: int) -> Floats:
-    return 0.3 * np.random.default_rng(seed).normal(size=(rank, *shape[1:]))
-
-
-def _fit(judged: tuple[Floats, Floats], explained: tuple[Floats, Floats], axes: Floats, steps: int) -> Floats:
+def _fit(judged: tuple[Floats, Floats], explained: tuple[Floats, Floats], axes: Axes, steps: int) -> Axes:
     (sums, numbers), (other_sums, other_numbers) = judged, explained
     for _ in range(steps):
-        gram = np.einsum("rcd,scd->crs", axes, axes, optimize=True)
+        gram = np.einsum("rcd,scd->crs", axes.along, axes.along, optimize=True)
         evidence = Evidence(
-            np.einsum("rcd,kcd->kr", axes, sums, optimize=True),
+            np.einsum("rcd,kcd->kr", axes.along, sums - numbers[..., None] * axes.shift, optimize=True),
             np.einsum("kc,crs->krs", numbers, gram, optimize=True),
         )
-        mean, spread = evidence.expected()
-        second = spread + mean[:, :, None] * mean[:, None]
-        square = np.einsum("kc,krs->crs", other_numbers, second, optimize=True) + _PRIOR * np.eye(len(axes))
-        linear = np.einsum("kr,kcd->crd", mean, other_sums, optimize=True)
-        axes = _even(np.linalg.solve(square, linear).transpose(1, 0, 2), second.mean(0))
+        mean, second = _with_one(*evidence.expected())
+        offsets = other_sums - other_numbers[..., None] * axes.shift
+        pulled = Pull(
+            np.einsum("kc,krs->crs", other_numbers, second, optimize=True),
+            np.einsum("kr,kcd->crd", mean, offsets, optimize=True),
+        )
+        axes = better_axes(pulled, axes)
     return axes

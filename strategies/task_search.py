@@ -22,8 +22,8 @@ from ..lib.discovery import ClassSums, Clusters, DiscoveryQuestion, Step, pulls_
 from ..lib.questions import Response
 from ..lib.signature_features import SignatureSpec
 from ..lib.task_directions import (
+    Axes,
     Floats,
-    Frame,
     Indices,
     Pull,
     agreement,
@@ -48,11 +48,12 @@ _LEAST_PULLS, _MOST_PULLS, _PULLS_TOGETHER, _MOST_FITS = 6, 12, 2, 8
 _STILL = 0.01
 _MOST_CLASSES = 100
 _STRAYS = 0.8
-_START = 0.3
 # A task that has less of all samples is what is left over.
 _SHARE = 0.02
 # No edge counts for more than so many usual ones, whatever it claims.
 _HEAVIEST = 10.0
+# Tasks nearer than the spread within a class are one: with many samples, two halves agree even on what makes none.
+_APART = 1.0
 
 _T = TypeVar("_T")
 _S = TypeVar("_S", Pull, TaskSums)
@@ -85,7 +86,7 @@ class TaskSearch:
         self._counts: Floats = np.zeros(0)
         self._width, self._first_rank = 0, _FIRST_RANK
         self._chunked = False
-        self._axes: tuple[Floats, ...] = ()
+        self._axes: tuple[Axes, ...] = ()
         self._places: Floats | None = None
         self._purity = 1.0
         self._asked = 0
@@ -102,7 +103,7 @@ class TaskSearch:
         return DiscoveryQuestion(
             self._step,
             self.spec,
-            tuple(Frame.of(self._classes, self._centre, a, self._white[:, : a.shape[2]]) for a in self._axes),
+            tuple(axes.frame(self._classes, self._centre, self._white) for axes in self._axes),
             tasks=0 if not self._axes else len(self._axes[0]) + 1,
             places=self._places,
             purity=self._purity,
@@ -139,10 +140,10 @@ class TaskSearch:
         said = {edge: sums for edge, sums in said.items() if sums.chunk == chunk}
         self.edges, self._chunked = set(said), chunk is not None
         edges = list(said.values())
-        total: Counter[int] = Counter()
-        for sums in edges:
-            total.update(dict(zip(sums.classes.tolist(), sums.counts.sum(0).tolist(), strict=True)))
-        self._classes = np.array(sorted(c for c, _ in total.most_common(_MOST_CLASSES)), np.int64)
+        self._classes = _common_classes(edges, 1 if self._chunked else 2)
+        if not len(self._classes):
+            self.done = True
+            return
         counts, means = _aligned(edges, self._classes, self.spec.dimension)
         factors = _factors([float(sums.counts.sum()) for sums in edges])
         counts *= factors[:, None, None]
@@ -162,8 +163,7 @@ class TaskSearch:
         halves = []
         for half in (0, 1):
             number = counts[:, half]
-            centre = np.einsum("ec,ecd->cd", number, means[:, half]) / np.maximum(number.sum(0), 1)[:, None]
-            halves.append((number[..., None] * (means[:, half] - centre) @ self._white, number))
+            halves.append((number[..., None] * (means[:, half] - self._centre) @ self._white, number))
         narrow = [(sums[..., : self._width], number) for sums, number in halves]
         rank = self._first_rank
         while True:
@@ -172,7 +172,7 @@ class TaskSearch:
                 self.done = True
                 return
             one, other = fit_between(narrow, most, self.spec.seed)
-            cosines, directions = agreement(one, other, self._counts)
+            cosines, common = agreement(one, other, self._counts)
             kept = int((cosines > _AGREED).sum())
             if kept < rank or rank >= _MOST_RANK:
                 break
@@ -181,23 +181,19 @@ class TaskSearch:
             self.done = True
             return
         whole = halves[0][0] + halves[1][0], halves[0][1] + halves[1][1]
-        self._axes = (fit_together(whole, self._padded(directions[:kept])),)
+        self._axes = (fit_together(whole, self._widened(common, kept)),)
         self._step = Step.CLUSTERS
 
-    def _padded(self, axes: Floats) -> Floats:
-        """Return axes of the features that vary most as such of all."""
-        found = np.zeros((*axes.shape[:2], self.spec.dimension))
-        found[..., : axes.shape[2]] = axes
-        return found
+    def _widened(self, axes: Axes, kept: int) -> Axes:
+        """Return the first of the axes, as such of all features."""
+        return Axes(axes.along[:kept], axes.shift).padded(self.spec.dimension)
 
     def _begin_pulls(self, rank: int) -> None:
-        rng = np.random.default_rng(self.spec.seed)
-        shape = rank, len(self._classes), self._width
-        self._axes = _START * rng.normal(size=shape), _START * rng.normal(size=shape)
+        self._axes = tuple(Axes.start(rank, len(self._classes), self._width, self.spec.seed + half) for half in (0, 1))
         self._step, self._asked, self._cosines = Step.PULL, 0, np.zeros(rank)
 
     def _take_pulls(self, answers: Mapping[str, Response]) -> None:
-        frames, size = self.question().frames, self._axes[0].shape[2]
+        frames, size = self.question().frames, self._axes[0].along.shape[2]
         said = self._usable(answers, lambda response: pulls_of(response, frames, size))
         if not said:
             return
@@ -205,12 +201,12 @@ class TaskSearch:
         pulled = [_sum([each[place] for each in edges], lambda one: one.samples) for place in range(len(frames))]
         self._asked += 1
         if len(frames) == 1:
-            self._axes = (better_axes(pulled[0].times(self._white)),)
+            self._axes = (better_axes(pulled[0].times(self._white), self._axes[0]),)
             if self._asked >= _PULLS_TOGETHER:
                 self._step, self._asked = Step.CLUSTERS, 0
             return
-        self._axes = tuple(better_axes(each) for each in pulled)
-        cosines, directions = agreement(self._axes[0], self._axes[1], self._counts)
+        self._axes = tuple(better_axes(each, axes) for each, axes in zip(pulled, self._axes, strict=True))
+        cosines, common = agreement(self._axes[0], self._axes[1], self._counts)
         moved, self._cosines = float(np.abs(cosines - self._cosines)[cosines > _AGREED].max(initial=0)), cosines
         if self._asked < _LEAST_PULLS or (self._asked < _MOST_PULLS and moved > _STILL):
             return
@@ -220,7 +216,7 @@ class TaskSearch:
         elif kept == len(cosines) < _MOST_RANK:
             self._begin_pulls(2 * kept)
         else:
-            self._axes, self._asked = (self._padded(directions[:kept]),), 0
+            self._axes, self._asked = (self._widened(common, kept),), 0
 
     def _take_clusters(self, answers: Mapping[str, Response]) -> None:
         rank = len(self._axes[0])
@@ -230,11 +226,11 @@ class TaskSearch:
         factors = _factors([float(each.samples.sum()) for each in said.values()])
         points = np.concatenate([each.places for each in said.values()])
         samples = np.concatenate([f * each.samples for f, each in zip(factors, said.values(), strict=True)])
-        tasks = min(rank + 1, len(points))
-        if tasks < 2:
+        places = _without_strangers(points, samples, rank + 1, self.spec.seed)
+        if places is None:
             self.done = True
             return
-        self._places = gather(points, samples, tasks, self.spec.seed)
+        self._places = places
         self._purity = _STRAYS if self._chunked else 1.0
         self._step, self._asked = Step.FIT, 0
 
@@ -251,14 +247,51 @@ class TaskSearch:
         still = np.abs(self._places - before).max() < _STILL * np.abs(self._places).max()
         if self._chunked:
             self._purity = total.purity
-        if kept.sum() < 2:
-            self.done = True
-        elif self._asked >= _MOST_FITS or (still and kept.all()):
-            self.done = True
-            names = tuple(f"task-{self._first + place}" for place in range(len(self._places)))
-            frame = Frame.of(self._classes, self._centre, self._axes[0], self._white)
-            purity = 1.0 if self._purity >= PURE_CHUNK else self._purity
-            self.found = TaskModel(self.spec, frame, self._places, purity, names)
+        if self._asked >= _MOST_FITS or (still and kept.all()):
+            self._finish(self._places, total.samples[kept], total.square.sum(0) / total.samples.sum())
+
+    def _finish(self, places: Floats, samples: Floats, gram: Floats) -> None:
+        """End with the tasks at `places`; `gram` is a sample's mean evidence, by which distances are measured."""
+        self.done = True
+        while len(places) > 1:
+            gaps = places[:, None] - places
+            apart = np.einsum("tsi,ij,tsj->ts", gaps, gram, gaps)
+            apart[np.diag_indices(len(places))] = np.inf
+            one, other = np.unravel_index(int(apart.argmin()), apart.shape)
+            if apart[one, other] >= _APART:
+                break
+            places[one] = np.average(places[[one, other]], axis=0, weights=samples[[one, other]])
+            samples[one] += samples[other]
+            places, samples = np.delete(places, other, axis=0), np.delete(samples, other)
+        if len(places) < 2:
+            return
+        names = tuple(f"task-{self._first + place}" for place in range(len(places)))
+        frame = self._axes[0].frame(self._classes, self._centre, self._white)
+        purity = 1.0 if self._purity >= PURE_CHUNK else self._purity
+        self.found = TaskModel(self.spec, frame, places, purity, names)
+
+
+def _without_strangers(points: Floats, samples: Floats, tasks: int, seed: int) -> Floats | None:
+    """Return places in which points gather; points far from all others, of few samples, are no task and are let go."""
+    while len(points) >= 2:
+        places = gather(points, samples, min(tasks, len(points)), seed)
+        nearest = ((points[:, None] - places) ** 2).sum(2).argmin(1)
+        load = np.bincount(nearest, samples, minlength=len(places))
+        light = load < _SHARE * load.sum()
+        if not light.any():
+            return places
+        points, samples = points[~light[nearest]], samples[~light[nearest]]
+    return None
+
+
+def _common_classes(edges: Sequence[ClassSums], least: int) -> Indices:
+    """Return the classes of most samples, of those that so many edges have."""
+    samples, having = Counter[int](), Counter[int]()
+    for sums in edges:
+        samples.update(dict(zip(sums.classes.tolist(), sums.counts.sum(0).tolist(), strict=True)))
+        having.update(sums.classes.tolist())
+    usual = [c for c, _ in samples.most_common() if having[c] >= least]
+    return np.array(sorted(usual[:_MOST_CLASSES]), np.int64)
 
 
 def _factors(sizes: Sequence[float]) -> Floats:

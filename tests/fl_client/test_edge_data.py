@@ -88,6 +88,12 @@ def test_changed_samples_have_another_digest():
     assert edge.samples("train", anew=True).digest() != before
 
 
+def test_discovery_keeps_a_chunk_together_only_as_far_as_it_found_it_pure():
+    tasks = np.array(["a", "b", "a", "a", "a", "b"] * 5)
+    split = data(min_samples=1, chunk=5, division="discovery").split(lambda x, y: tasks[: len(x)])
+    np.testing.assert_array_equal(np.array(split.names)[split.train], tasks[: len(split.train)])
+
+
 def test_an_edge_without_samples_has_one_task():
     empty = (np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
     assert data(train=empty, test=None).split(lambda x, y: y).names == ("all",)

@@ -20,7 +20,7 @@ from solar_corona.lib.exchange import Instruction, ModelOrder, Verb, WorkOrder
 from solar_corona.lib.questions import Question, Response
 from solar_corona.lib.signatures import SignatureSpec, embed_samples
 from solar_corona.lib.survey import SurveyAnswer, SurveyQuestion
-from solar_corona.lib.task_directions import Frame, whitening
+from solar_corona.lib.task_directions import Axes, whitening
 from solar_corona.lib.task_mixture import TaskModel
 
 SPEC = SignatureSpec(dimension=32)
@@ -42,7 +42,8 @@ def known():
     means = np.array([[z[(task == t) & (y == c)].mean(0) for c in range(4)] for t in (0, 1)])
     spread = z - means[task, y]
     white = whitening(spread.T @ spread / len(z))
-    frame = Frame.of(np.arange(4), means.mean(0), ((means[1] - means[0]) / 2 @ white)[None], white)
+    axes = Axes(((means[1] - means[0]) / 2 @ white)[None], np.zeros((4, SPEC.dimension)))
+    frame = axes.frame(np.arange(4), means.mean(0), white)
     return TaskModel(SPEC, frame, np.array([[-1.0], [1.0]]), 1.0, ("task-1", "task-2"))
 
 

@@ -21,13 +21,13 @@ from solar_corona.lib.discovery import (
 )
 from solar_corona.lib.questions import Question, Response
 from solar_corona.lib.signature_features import SignatureSpec
-from solar_corona.lib.task_directions import Frame, Pull
+from solar_corona.lib.task_directions import Axes, Pull
 from solar_corona.lib.task_mixture import TaskSums
 
 SIZE, RANK = 8, 2
 SPEC = SignatureSpec(dimension=SIZE)
 RNG = np.random.default_rng(0)
-FRAME = Frame.of(np.array([0, 3]), RNG.normal(size=(2, SIZE)), RNG.normal(size=(RANK, 2, SIZE)), np.eye(SIZE))
+FRAME = Axes.start(RANK, 2, SIZE, 0).frame(np.array([0, 3]), RNG.normal(size=(2, SIZE)), np.eye(SIZE))
 
 
 def sent(message):
@@ -83,7 +83,7 @@ def test_classes_of_which_a_half_has_few_samples_are_not_told(seed, count):
 
 
 def test_the_rest_of_what_edges_say_comes_over_whole():
-    pulled = Pull(np.tile(np.eye(RANK), (2, 1, 1)), RNG.normal(size=(2, RANK, SIZE)), 17.0)
+    pulled = Pull(np.tile(8.5 * np.eye(RANK + 1), (2, 1, 1)), RNG.normal(size=(2, RANK + 1, SIZE)))
     (got,) = pulls_of(sent(pulls_to([pulled])), (FRAME,), SIZE)
     np.testing.assert_allclose(got.linear, pulled.linear, atol=2e-3)
     assert got.samples == 17
@@ -100,7 +100,7 @@ READERS = {
     "class sums": (lambda r: ClassSums.of_response(r, SIZE), lambda: class_sums().to_response()),
     "pulls": (
         lambda r: pulls_of(r, (FRAME,), SIZE),
-        lambda: pulls_to([Pull(np.ones((2, RANK, RANK)), np.ones((2, RANK, SIZE)), 5.0)]),
+        lambda: pulls_to([Pull(np.ones((2, RANK + 1, RANK + 1)), np.ones((2, RANK + 1, SIZE)))]),
     ),
     "clusters": (
         lambda r: Clusters.of_response(r, RANK),

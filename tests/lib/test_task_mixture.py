@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from solar_corona.core.errors import WireError
 from solar_corona.lib.signature_features import SignatureSpec
-from solar_corona.lib.task_directions import Evidence, Frame
+from solar_corona.lib.task_directions import Axes, Evidence
 from solar_corona.lib.task_mixture import TaskModel, clusters, gather, posterior
 
 SPEC = SignatureSpec(dimension=6)
@@ -21,7 +21,9 @@ def model(purity=1.0, names=("a", "b")):
     """Two tasks that move both classes along the first feature, one up and one down."""
     axes = np.zeros((1, 2, 6))
     axes[0, :, 0] = 1.0, -1.0
-    return TaskModel(SPEC, Frame.of(np.array([0, 1]), np.zeros((2, 6)), axes, np.eye(6)), PLACES, purity, names)
+    return TaskModel(
+        SPEC, Axes(axes, np.zeros((2, 6))).frame(np.array([0, 1]), np.zeros((2, 6)), np.eye(6)), PLACES, purity, names
+    )
 
 
 def stream(tasks, *, strays=0.0, seed=0, chunk=10, noise=1.0):

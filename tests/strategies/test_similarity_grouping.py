@@ -252,27 +252,6 @@ def test_tables_whose_features_have_units_of_their_own_are_brought_to_one_scale_
     assert len(strategy._groups.spec.centre) == 12
 
 
-def test_edges_that_mix_tasks_find_them_together():
-    """Chunks of ten in turn of one task and the other, on every edge; no edge knows of tasks."""
-    edges = []
-    for i in range(8):
-        parts = [samples(c % 2 if i < 6 else i % 2, 10, 1000 * i + c) for c in range(24)]
-        x, y = (np.concatenate([p[k] for p in parts]) for k in (0, 1))
-        model = Mlp(x[:180], y[:180], x[180:], y[180:], hidden=16, classes=4)
-        edges.append(Edge(f"edge-{i}", model, tasks=Tasks(division="discovery", chunk=10)))
-    strategy = create("similarity-grouping", {"guard_rounds": 0}, min_edges=1, job={"rounds": 4, "discover": True})
-    run = simulate(edges, strategy, rounds=4)
-    assert len(set(groups_in(run).values())) == 2
-    for i in range(6):
-        split = run.nodes[f"edge-{i}"].split
-        turns = np.repeat(np.arange(18) % 2, 10)
-        assert len(split.names) == 2
-        assert (split.train == turns).all() or (split.train == 1 - turns).all()
-    for i in (6, 7):
-        assert len(run.nodes[f"edge-{i}"].split.names) == 1
-    assert min(e.metrics["accuracy"] for e in finals(run).values()) > 0.9
-
-
 class Heavy(FedAvg):
     """A plug-in: doubles each step that its group takes."""
 

@@ -199,14 +199,24 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
         console.print(f"{job} is valid: {told}")
 
 
+def _kind_of(folder: RunFolder) -> str:
+    """Return the kind of a run's job; a run whose file is damaged still has a state to tell."""
+    from .core.errors import SpecError
+    from .core.job_file import read_any_job_file
+
+    try:
+        return read_any_job_file(folder.job_file).job.kind
+    except SpecError:
+        return "FederatedLearningJob"
+
+
 @app.command()
 def status(job: RunArgument, as_json: JsonOption = False) -> None:
     """Tell how the last run of a job stands."""
-    from .core.job_file import read_any_job_file
     from .core.run_folder import find_run
 
     folder = find_run(job, _root())
-    if read_any_job_file(folder.job_file).job.kind == "JointInferenceService":
+    if _kind_of(folder) == "JointInferenceService":
         from .joint_inference.status import describe as describe_service
         from .joint_inference.status import status_of as status_of_service
 

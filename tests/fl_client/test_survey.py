@@ -17,7 +17,7 @@ from solar_corona.lib.exchange import Instruction, Verb
 from solar_corona.lib.questions import Question, Response
 from solar_corona.lib.signatures import InputMoments, Signature, SignatureSpec, drifted, embed_samples
 from solar_corona.lib.survey import SurveyAnswer, SurveyQuestion, signature_digest, tell_known
-from solar_corona.lib.task_directions import Frame, whitening
+from solar_corona.lib.task_directions import Axes, whitening
 from solar_corona.lib.task_mixture import TaskModel
 from solar_corona.tests.strategies.fleets import samples
 
@@ -127,7 +127,8 @@ def two_tasks():
     means = np.array([[z[y == c].mean(0) for c in range(4)] for z, y in embedded])
     spread = np.concatenate([z - mean[y] for (z, y), mean in zip(embedded, means, strict=True)])
     white = whitening(spread.T @ spread / len(spread))
-    frame = Frame.of(np.arange(4), means.mean(0), ((means[1] - means[0]) / 2 @ white)[None], white)
+    axes = Axes(((means[1] - means[0]) / 2 @ white)[None], np.zeros((4, SPEC.dimension)))
+    frame = axes.frame(np.arange(4), means.mean(0), white)
     return TaskModel(SPEC, frame, np.array([[-1.0], [1.0]]), 1.0, ("task-1", "task-2"))
 
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from solar_corona.core.errors import WireError
 from solar_corona.lib import wire
 from solar_corona.lib.questions import Question, Response
-from solar_corona.lib.signatures import SignatureSpec, sign
+from solar_corona.lib.signatures import SignatureSpec
 from solar_corona.lib.survey import SurveyAnswer, SurveyQuestion, TaskAbout, TaskNames
+from solar_corona.lib.task_directions import Axes
+from solar_corona.lib.task_mixture import TaskModel
 
 
 @given(st.text(max_size=20), st.text(max_size=50), st.lists(st.binary(max_size=30), max_size=4), st.text(max_size=20))
@@ -40,18 +42,30 @@ def test_what_is_no_question_is_refused(content):
             kind.from_content(content)
 
 
+def found_tasks(spec, places=((-1.0,), (1.0,))):
+    """What a fleet finds, with one direction in which its tasks differ."""
+    rng, size = np.random.default_rng(0), spec.dimension
+    axes = Axes(rng.normal(size=(1, 2, size)), np.zeros((2, size)))
+    frame = axes.frame(np.arange(2), rng.normal(size=(2, size)), np.eye(size))
+    return TaskModel(spec, frame, np.array(places), 0.9, ("task-1", "task-2"))
+
+
 def test_a_survey_brings_the_tasks_that_were_found():
-    spec = SignatureSpec(seed=3)
-    found = sign(np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 2, spec)
-    said, tasks = SurveyQuestion.of(SurveyQuestion(spec=spec).to_question([found]))
-    assert said.spec == spec
-    assert tasks == (found,)
+    spec, found = SignatureSpec(seed=3), found_tasks(SignatureSpec(seed=4))
+    sent = SurveyQuestion(spec=spec).to_question(found, {"kernel": np.ones(2, np.float32)})
+    said, tasks, model = SurveyQuestion.of(Question.from_content(wire.unpack(wire.pack(sent.to_content()))))
+    assert (said.spec, tasks.spec, tasks.purity, tasks.names) == (spec, found.spec, 0.9, found.names)
+    np.testing.assert_allclose(tasks.places, found.places)
+    np.testing.assert_allclose(tasks.frame.axes, found.frame.axes, rtol=1e-5, atol=1e-6)
+    assert list(model) == ["kernel"]
 
 
-def test_tasks_signed_in_another_way_are_refused():
-    found = sign(np.random.default_rng(0).normal(size=(50, 4)), np.arange(50) % 2, SignatureSpec(seed=4))
-    with pytest.raises(WireError, match="signed in another way"):
-        SurveyQuestion.of(SurveyQuestion(spec=SignatureSpec(seed=3)).to_question([found]))
+def test_found_tasks_that_are_not_whole_are_refused():
+    sent = SurveyQuestion(spec=SignatureSpec()).to_question(found_tasks(SignatureSpec()))
+    name = next(name for name in sent.arrays if name.endswith("places"))
+    arrays = {other: value for other, value in sent.arrays.items() if other != name}
+    with pytest.raises(WireError, match="not whole"):
+        SurveyQuestion.of(Question(sent.kind, sent.text, arrays))
 
 
 def test_a_survey_answer_needs_a_signature_for_each_task():

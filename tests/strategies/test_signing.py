@@ -22,7 +22,7 @@ def model(value):
 
 
 def asked(signing, value):
-    return Question.from_content(signing.question(model(value), ()))
+    return Question.from_content(signing.question(model(value), None))
 
 
 def test_every_edge_embeds_by_the_model_that_the_job_had_when_it_asked_first():

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -16,7 +18,7 @@ from flwr.serverapp.exception import InconsistentMessageReplies
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from numpy.typing import NDArray
 from scipy.linalg.blas import daxpy, saxpy
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from ..lib.records import arrays_in, metrics_in
 
@@ -38,20 +40,53 @@ class FedAvg(FlowerFedAvg):
         """Return the average of the replies' models, weighted by `weighted_by_key`, and of their metrics."""
         mean = _RunningMean()
         metrics: list[RecordDict] = []
-        # One thread fills the memory's bus; two only wait for each other.
-        with threadpool_limits(1, user_api="blas"):
-            for reply in replies:
-                if reply.has_error():
-                    continue
-                arrays, weight = _read(reply.content, self.weighted_by_key)
+        for reply in replies:
+            if reply.has_error():
+                continue
+            arrays, weight = _read(reply.content, self.weighted_by_key)
+            with _threads.faster(sum(len(array.data) for array in arrays.values())):
                 mean.add(arrays, weight)
-                metrics.append(RecordDict(dict(metrics_in(reply.content))))
-                # Let go of this reply before the next is asked for: two at once would be a model more.
-                del reply, arrays
-            result = mean.result()
+            metrics.append(RecordDict(dict(metrics_in(reply.content))))
+            # Let go of this reply before the next is asked for: two at once would be a model more.
+            del reply, arrays
+        result = mean.result()
         if result is None:
             return None, None
         return result, self.train_metrics_aggr_fn(metrics, self.weighted_by_key)
+
+
+class _Threads:
+    """Whether one thread or all of them add faster, tried on the first large replies a process gets.
+
+    Adding waits for memory. On some machines one thread fills the memory's bus, and two wait for each other as well;
+    on others each core has its own share of it, and two are twice as fast.
+    """
+
+    _TRIES = 2
+    _LARGE = 8 << 20  # bytes; less lies in a cache and says nothing of the memory
+
+    def __init__(self) -> None:
+        self._rates: dict[int | None, list[float]] = {1: [], None: []}  # bytes a second by number, None: all
+        self._blas: ThreadpoolController | None = None
+
+    @contextmanager
+    def faster(self, size: int) -> Iterator[None]:
+        """Let the BLAS add `size` bytes with the better number of threads, or the one that is to be tried."""
+        if size < self._LARGE:
+            yield
+            return
+        untried = min(self._rates, key=lambda threads: len(self._rates[threads]))
+        known = len(self._rates[untried]) >= self._TRIES
+        threads = max(self._rates, key=lambda threads: max(self._rates[threads])) if known else untried
+        self._blas = self._blas or ThreadpoolController()  # it looks through all libraries, which takes its time
+        with self._blas.limit(limits=threads, user_api="blas"):
+            begin = time.perf_counter()
+            yield
+            if not known:
+                self._rates[threads].append(size / (time.perf_counter() - begin))
+
+
+_threads = _Threads()
 
 
 class _RunningMean:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from solar_corona.strategies import FedAvg
+from solar_corona.strategies import FedAvg, fedavg
 from solar_corona.strategies.fedavg import view
 
 
@@ -239,3 +240,32 @@ def _reads_or_refuses(data):
         view(Array(dtype="float32", shape=(2, 3), stype="numpy.ndarray", data=data))
     except ValueError:
         pass
+
+
+@pytest.mark.parametrize("best", [1, None])
+def test_large_replies_are_added_with_the_number_of_threads_that_was_faster(monkeypatch, best):
+    used, clock = [], [0.0]
+
+    class Blas:
+        @contextmanager
+        def limit(self, *, limits, user_api):
+            assert user_api == "blas"
+            used.append(limits)
+            yield
+
+    monkeypatch.setattr(fedavg, "ThreadpoolController", Blas)
+    monkeypatch.setattr(fedavg.time, "perf_counter", lambda: clock[0])
+    threads = fedavg._Threads()
+    for _ in range(8):
+        with threads.faster(100 << 20):
+            clock[0] += 1.0 if used[-1] == best else 2.0
+    assert set(used[:4]) == {1, None}
+    assert used[4:] == [best] * 4
+
+
+def test_small_replies_say_nothing_of_threads(monkeypatch):
+    monkeypatch.setattr(fedavg, "ThreadpoolController", None)  # a call of it would raise
+    threads = fedavg._Threads()
+    for _ in range(8):
+        with threads.faster(4096):
+            pass

@@ -189,11 +189,16 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     pool = load_pool("fashion", arguments.data)
     results: Runs = defaultdict(list)
-    for case in CASES:
-        for kind in KINDS if case != "alike" else KINDS[:1]:
-            for seed in range(arguments.seeds):
+    for seed in range(arguments.seeds):
+        for case in CASES:
+            for kind in KINDS if case != "alike" else KINDS[:1]:
                 edges = make_edges(pool, kind, case, seed)
                 results[f"{kind}, {case}"].append(measure(kind, case, edges, seed, arguments.rounds))
+        write(results)  # so that a run that is cut short leaves the seeds that it got to
+
+
+def write(results: Runs) -> None:
+    """Print and write what was measured so far."""
     table = {
         name: {
             method: {score: round(median([run[method][score] for run in runs]), 4) for score in runs[0][method]}

@@ -101,7 +101,7 @@ def test_an_attribute_of_the_data_divides_an_edge_into_tasks(two_tasks):
             data = np.load(path)
             np.savez(path, x=data["x"], y=data["y"], season=np.full(len(data["y"]), "any"))
     job.change(lambda spec: spec.update(tasks={"taskAttribute": "season"}))
-    (job.folder / "train.py").write_text(KERAS)
+    (job.folder / "train.py").write_text(KERAS + AGAIN)
     job.change(lambda spec: spec["output"].update(model="out/model.keras"))
     done = job.run(timeout=170)
     assert done.returncode == 0, done.stderr + job.logs()
@@ -112,6 +112,34 @@ def test_an_attribute_of_the_data_divides_an_edge_into_tasks(two_tasks):
     assert said["tasks"] == ["summer", "winter"]
     assert said["accuracy"] > 0.9, "each season's samples go to its own model"
     assert (job.folder / "out" / "model.keras").exists()
+
+
+@pytest.mark.timeout(300)
+def test_edges_that_mix_tasks_find_them_and_keep_them_through_kills(two_tasks):
+    job = two_tasks(edges=4, rounds=8, roundDeadline="90s", startDeadline="120s")
+    for i in range(4):
+        for kind, seed, chunks in (("edge", i, 40), ("eval", 100 + i, 12)):
+            rng = np.random.default_rng(seed)
+            task = np.repeat((rng.random(chunks) < 0.2 + 0.2 * i).astype(int), 10)
+            y = np.arange(len(task)) % 3
+            x = (rng.normal(scale=0.4, size=(len(y), 4)) + 2 * np.eye(4)[y]).astype(np.float32)
+            np.savez(job.folder / "data" / f"{kind}-{i}.npz", x=x, y=(y + task) % 3)
+    (job.folder / "train.py").write_text(KERAS)
+    tasks = {"division": "discovery", "chunk": 10}
+    job.change(lambda spec: spec.update(tasks=tasks, output={"model": "out/model.keras"}))
+    process = job.start()
+    job.wait_for(lambda: 2 in job.rounds(), "round 2 is finished", timeout=120)
+    job.kill("edge-3")
+    job.wait_for(lambda: 4 in job.rounds(), "round 4 is finished", timeout=120)
+    job.kill("server")
+    out, err = process.communicate(timeout=170)
+    assert process.returncode == 0, out + err + job.logs()
+    found = job.events("tasks-grouped")[-1].tasks
+    assert len({task.group for task in found}) == 2
+    assert {task.edge for task in found if task.task == "task-1"} & {t.edge for t in found if t.task == "task-2"}
+    asked = [e for e in job.events("tasks-grouped") if "signatures" in e.reason]
+    assert len(asked) == 1, "nobody is asked again for what is known"
+    assert min(e.metrics["accuracy"] for e in job.events("edge-finished")) > 0.9
 
 
 KERAS = """
@@ -127,6 +155,9 @@ result = solar_corona.collaborative_training.fit(
     optimizer=keras.optimizers.SGD(0.5), batch_size=30, epochs=5,
 )
 path = solar_corona.save_model(result)
+"""
+
+AGAIN = """
 if solar_corona.context.get_edge_name() == "edge-2":
     again = solar_corona.load_model(path)
     found = again.predict(test.x, attribute=test.tasks, verbose=0).argmax(1)

@@ -67,7 +67,9 @@ def translated_errors(address: str) -> Iterator[None]:
                 f"the SuperLink at {address} and this side do not trust each other ({error}); "
                 f"give the CA that signed its certificate with --ca"
             ) from error
-        raise TemporaryError(f"the SuperLink at {address} does not answer ({error or type(error).__name__})") from error
+        raise TemporaryError(
+            f"the SuperLink at {address} does not answer ({str(error) or type(error).__name__})"
+        ) from error
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         known = FlowerError.from_json(error.response.text)

@@ -221,7 +221,7 @@ def _words(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"its certificate is not accepted: {cause.verify_message}"
         cause = cause.__cause__ or cause.__context__
-    return f"cannot be reached: {error or type(error).__name__}"
+    return f"cannot be reached: {str(error) or type(error).__name__}"
 
 
 def _message(body: bytes) -> str:

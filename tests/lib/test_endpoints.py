@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -196,6 +198,22 @@ def test_an_endless_answer_is_cut():
 def test_nobody_listening_is_a_fault():
     with pytest.raises(TemporaryError, match="cannot be reached"):
         ask(OpenInferenceEndpoint("http://127.0.0.1:9", "large"), deadline=5)
+
+
+def test_a_reset_connection_is_told_in_words():
+    def resets():
+        with suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                near.recv(1)
+                near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                near.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=resets, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with pytest.raises(TemporaryError, match=r"cannot be reached: \w+"):
+            ask(OpenInferenceEndpoint(url, "large"), deadline=5)
 
 
 def test_a_connection_that_the_service_closed_is_opened_anew():

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an edge pays beside its model: a Keras file against `keras.Model.predict`, imports and memory with LiteRT."""
+"""What an edge pays beside its model: `predict` against the bare interpreter and `keras.Model.predict`, and a process.
+
+The interpreter runs a shallow model of 45 KB in LiteRT, and one like it in ONNX Runtime, as one would call it by hand:
+one image in, its probabilities out. `predict` of `load_model` gets the same images, with an offload algorithm that
+looks at each and sends none. Both take turns image by image. Images have 96 pixels a side, for which LiteRT takes some
+tenths of a millisecond, and 32, for which it takes so little that any Python around it shows.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,12 +85,13 @@ def main() -> None:
 
 
 def make_models(folder: Path) -> None:
-    """Write a shallow classifier of 25 KB as `m.keras`, and as `m.tflite` what `open_runner` makes of it."""
+    """Write shallow classifiers, `m.keras` of 25 KB and one for each side, and what `open_runner` makes of them."""
     _python(
         """
 import sys
 from pathlib import Path
 import keras
+from solar_corona.benchmarks._cascade import shallow_model
 from solar_corona.core.files import sha256_of
 from solar_corona.lib.runners.conversion import conversion_path
 from solar_corona.lib.runners.opening import open_runner
@@ -100,9 +107,13 @@ keras.Sequential([
     layers.GlobalAveragePooling2D(),
     layers.Dense(10, activation="softmax"),
 ]).save(folder / "m.keras")
-runner = open_runner(folder / "m.keras", convert=True)
-assert runner.platform == "litert", "the conversion failed; its note stands above"
-conversion_path(folder / "m.keras", sha256_of(folder / "m.keras")).rename(folder / "m.tflite")
+for side in (96, 32):
+    shallow_model((side, side, 3)).save(folder / f"{side}.keras")
+for name in ("m", "96", "32"):
+    path = folder / f"{name}.keras"
+    runner = open_runner(path, convert=True)
+    assert runner.platform == "litert", "the conversion failed; its note stands above"
+    conversion_path(path, sha256_of(path)).rename(path.with_suffix(".tflite"))
 """,
         folder,
     )
@@ -167,8 +178,92 @@ def litert_figures(folder: Path, repeats: int, calls: int, seconds: Seconds) -> 
     ]
 
 
+def predict_figures(folder: Path, repeats: int, calls: int, seconds: Seconds) -> list[Figure]:
+    """Compare `predict`, with an algorithm that sends nothing, with the bare interpreter of the same format."""
+    code = f"""
+import sys
+from pathlib import Path
+from solar_corona.benchmarks.edge_overhead import measure_predict
+measure_predict(Path(sys.argv[1]), {repeats}, {calls})
+"""
+    for line in _python(code, folder).splitlines():
+        name, value = line.rsplit(" ", 1)
+        seconds.add(name, float(value))
+    figures = []
+    for kind in FORMATS:
+        for side in SIDES:
+            bare, ours = (seconds.by_name[f"{who}, {kind}, {side} px"] for who in (BARE, OFFLOADING))
+            added = [1e6 * (b - a) for a, b in zip(bare, ours, strict=True)]
+            shares = [(b - a) / a for a, b in zip(bare, ours, strict=True)]
+            name = ("" if kind == FORMATS[0] else f"_{kind}") + ("" if side == SIDES[0] else f"_{side}px")
+            figures += [
+                Figure(f"added_share{name}", median(shares), "of the interpreter's", 0.1, shares, "low"),
+                Figure(f"added_us{name}", median(added), "us", 50.0, added, "low"),
+                Figure(f"bare_us{name}", 1e6 * median(bare), "us", None, [1e6 * each for each in bare], "low"),
+            ]
+    return figures
+
+
+FORMATS, SIDES = ("litert", "onnx"), (96, 32)
+BARE, OFFLOADING = "bare interpreter", "predict, nothing sent"
+
+
+def measure_predict(folder: Path, repeats: int, calls: int) -> None:
+    """Print the median seconds of one image, a line for each format, way and repeat; the ways take turns."""
+    import onnxruntime
+    from ai_edge_litert.interpreter import Interpreter
+
+    from ..joint_inference import Margin
+    from ..joint_inference.loading import load_model
+    from ._serving_models import ServedCnn
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    for side in SIDES:
+        images = np.random.default_rng(1).uniform(0, 255, (200, 1, side, side, 3))
+        interpreter = Interpreter(model_path=str(folder / f"{side}.tflite"), num_threads=1)
+        interpreter.allocate_tensors()
+        given, made = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+        path = ServedCnn(f"{side}", side=side, stages=((16,), (24,), (32,)), dense=32).save(folder)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+        def litert(image: Any, interpreter: Any = interpreter, given: int = given, made: int = made) -> Any:
+            interpreter.set_tensor(given, image)
+            interpreter.invoke()
+            return interpreter.get_tensor(made)
+
+        def onnx(image: Any, session: Any = session) -> Any:
+            return session.run(None, {"image": image})[0]
+
+        for kind, bare, dtype in (("litert", litert, np.float32), ("onnx", onnx, np.uint8)):
+            file = path if kind == "onnx" else folder / f"{side}.tflite"
+            algorithm = Margin(threshold=0.0)
+            with load_model(file, cloud_offload_algorithm=algorithm, big_model_endpoint=lambda batch: batch) as model:
+                batch = images.astype(dtype)
+                np.testing.assert_allclose(model.predict(batch[0]), bare(batch[0]), atol=1e-5)
+                for _ in range(repeats):
+                    for name, value in zip(
+                        (BARE, OFFLOADING), _in_turns((bare, model.predict), batch, calls), strict=True
+                    ):
+                        print(f"{name}, {kind}, {side} px", value)
+
+
+def _in_turns(calls: Sequence[Callable[[Any], Any]], batch: Any, count: int) -> list[float]:
+    """Return the median seconds of each call, which get the same images in turns."""
+    taken: list[list[float]] = [[] for _ in calls]
+    for number in range(count):
+        image = batch[number % len(batch)]
+        # Who comes second finds the image in the processor's cache: each is second as often.
+        for place in range(len(calls))[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            calls[place](image)
+            taken[place].append(time.perf_counter() - start)
+    return [median(values) for values in taken]
+
+
 # Each part adds its figures, and what one image took to the picture.
 PARTS: Mapping[str, Callable[[Path, int, int, Seconds], list[Figure]]] = {
+    "predict": predict_figures,
     "keras": keras_figures,
     "litert": litert_figures,
 }

@@ -82,6 +82,7 @@ class DeepModel:
         ModelError
             If the deep model cannot take such samples, or its answers are another model's.
         """
+        self._endpoint.check()
         begin = time.perf_counter()
         end = begin + self._deadline
         about = self._describe()

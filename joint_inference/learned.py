@@ -134,18 +134,19 @@ class Learned:
             raise ModelError("there is no head to save; call fit first")
         write_bytes_atomic(path, self._head.model_dump_json(indent=1).encode())
 
+    def hardness(self, scores: Scores) -> float:
+        """Return how hard a sample is, 0 to 1: the head's probability, or 1 − margin where no head is adopted."""
+        head = self._head
+        if head is None or not head.adopted or scores.boxes or len(scores.values) < 2:
+            return 1 - self._margin.confidence(scores)
+        logit = sum(w * f for w, f in zip(head.weights, features(scores), strict=True)) + head.bias
+        return float(1 / (1 + np.exp(-np.clip(logit, -50, 50))))
+
     def decide(self, scores: Scores) -> Decision:
         """Decide on the next sample."""
-        confidence = self._margin.confidence(scores)
-        head = self._head
-        if head is not None and head.adopted and not scores.boxes and len(scores.values) > 1:
-            logit = sum(w * f for w, f in zip(head.weights, features(scores), strict=True)) + head.bias
-            hardness = 1 / (1 + np.exp(-np.clip(logit, -50, 50)))
-        else:
-            hardness = 1 - confidence
-        upload = self._credit.take(self._ranks.place(float(hardness)))
+        upload = self._credit.take(self._ranks.place(self.hardness(scores)))
         told = "the deep model may help" if upload else "the deep model hardly helps, or the ratio is spent"
-        return Decision(upload, confidence, told)
+        return Decision(upload, self._margin.confidence(scores), told)
 
     def describe(self) -> dict[str, Any]:
         """Return the name, the ratio, and whether the head ranks."""

@@ -46,13 +46,13 @@ class GuardedEndpoint:
 
     def describe(self, *, deadline: float) -> Description:
         """Return what the model takes; see `Endpoint.describe`."""
-        self._check()
+        self.check()
         with self._breaker:
             return self._endpoint.describe(deadline=deadline)
 
     def infer(self, inputs: Tensors, *, deadline: float, encodings: Mapping[str, str] | None = None) -> Reply:
         """Return the outputs for a batch; see `Endpoint.infer`."""
-        self._check()
+        self.check()
         with self._breaker:
             return self._endpoint.infer(inputs, deadline=deadline, encodings=encodings or {})
 
@@ -60,7 +60,8 @@ class GuardedEndpoint:
         """Close its connections."""
         self._endpoint.close()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Raise NotAskedError while the circuit is open, before anything is made ready to be sent."""
         if self._breaker.opened:
             last = self._breaker.last_failure
             raise NotAskedError(

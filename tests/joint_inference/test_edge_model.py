@@ -16,6 +16,7 @@ from solar_corona.joint_inference.link import LinkBudget
 from solar_corona.joint_inference.offload import Decision
 from solar_corona.joint_inference.samples import user_function
 from solar_corona.joint_inference.threshold import Threshold
+from solar_corona.joint_inference.uploads import Upload
 from solar_corona.lib.endpoints.callable_endpoint import CallableEndpoint
 from solar_corona.lib.endpoints.endpoint import Description, Reply
 from solar_corona.lib.runners.batches import BatchRunner
@@ -125,6 +126,19 @@ def test_of_a_batch_only_the_hard_samples_are_sent_and_go_back_to_their_places()
     stories = model.infer(batch)
     assert [story.source for story in stories] == ["edge", "cloud", "edge", "cloud"]
     assert stories[1].result.tolist() == [0, 0, 1]
+
+
+def test_nothing_is_made_ready_for_a_cloud_that_is_not_asked(monkeypatch):
+    cloud = Cloud()
+    model = edge_model(cloud)
+    model.predict(UNSURE)
+    cloud.error = TemporaryError("gone")
+    for _ in range(3):
+        assert model.infer(UNSURE).degraded
+    monkeypatch.setattr(Upload, "of", None)  # a call of it would raise
+    story = model.infer(UNSURE)
+    assert (story.source, story.degraded) == ("edge", True)
+    assert "not asked" in story.reason
 
 
 def test_what_comes_before_and_after_is_called_as_it_was():

@@ -16,6 +16,7 @@ from .http_client import HttpClient, HttpOptions
 __all__ = ["OpenInferenceEndpoint"]
 
 _MOST_TENSORS = 64
+_BINARY = "binary_tensor_data"
 
 
 class OpenInferenceEndpoint:
@@ -30,7 +31,8 @@ class OpenInferenceEndpoint:
     options
         How the server is reached.
     binary
-        Send and ask for binary tensors. A server without that extension needs False.
+        Send and ask for binary tensors; None goes by the extensions that the server names when it is described, and
+        is as True until then, or where it names none. MLServer has no binary tensors.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class OpenInferenceEndpoint:
         *,
         version: str | None = None,
         options: HttpOptions | None = None,
-        binary: bool = True,
+        binary: bool | None = None,
     ) -> None:
         self._client = HttpClient(url, options)
         self._binary = binary
@@ -51,21 +53,25 @@ class OpenInferenceEndpoint:
     def describe(self, *, deadline: float) -> Description:
         """Return the model's inputs, as the server describes them, and whether the server reads image files."""
         document = self._client.get(self._path, deadline=deadline).json()
-        inputs = document.get("inputs") if isinstance(document, dict) else None
-        if not isinstance(inputs, list) or not 0 < len(inputs) <= _MOST_TENSORS:
+        # MLServer knows nothing of a model's inputs unless somebody wrote them down.
+        inputs = document.get("inputs") or [] if isinstance(document, dict) and "name" in document else None
+        if not isinstance(inputs, list) or len(inputs) > _MOST_TENSORS:
             raise ModelError(
-                f"{self._client.url}{self._path}: names no inputs; expected the model's metadata as the Open Inference "
-                f"Protocol has it"
+                f"{self._client.url}{self._path}: answered {str(document)[:200]}; expected the model's name and inputs "
+                f"as the Open Inference Protocol has them"
             )
-        return Description(tuple(self._input(item) for item in inputs), self._reads_files(deadline))
+        extensions = self._extensions(deadline)
+        if self._binary is None and extensions is not None:
+            self._binary = _BINARY in extensions
+        return Description(tuple(self._input(item) for item in inputs), ENCODED_IMAGES in (extensions or ()))
 
-    def _reads_files(self, deadline: float) -> bool:
+    def _extensions(self, deadline: float) -> list[Any] | None:
         try:
             document = self._client.get("/v2", deadline=deadline).json()
         except ModelError:
-            return False  # some servers tell what they are to nobody
+            return None  # some servers tell what they are to nobody
         extensions = document.get("extensions") if isinstance(document, dict) else None
-        return isinstance(extensions, list) and ENCODED_IMAGES in extensions
+        return extensions if isinstance(extensions, list) else None
 
     def _input(self, item: Any) -> TensorSpec:
         fields: Mapping[str, Any] = item if isinstance(item, dict) else {}
@@ -80,8 +86,9 @@ class OpenInferenceEndpoint:
 
     def infer(self, inputs: Tensors, *, deadline: float, encodings: Mapping[str, str] | None = None) -> Reply:
         """Return the outputs for a batch; see `Endpoint.infer`."""
-        request = Request(inputs, binary=self._binary, encodings=encodings or {})
-        body, length = encode_request(request, binary=self._binary)
+        binary = self._binary is not False
+        request = Request(inputs, binary=binary, encodings=encodings or {})
+        body, length = encode_request(request, binary=binary)
         headers = {"content-type": "application/octet-stream" if length is not None else "application/json"}
         if length is not None:
             headers[HEADER_LENGTH] = str(length)

@@ -121,8 +121,31 @@ def test_a_model_says_what_it_takes():
     assert (spec.name, spec.datatype, spec.shape) == ("image", "UINT8", (-1, 3))
 
 
-@pytest.mark.parametrize("document", [[], {}, {"inputs": []}, {"inputs": [{"name": "x"}]}, {"inputs": [3]}])
-def test_a_model_that_says_nothing_of_its_inputs_is_told(document):
+@pytest.mark.parametrize("inputs", [None, []])
+def test_a_server_may_know_nothing_of_inputs_or_binary_tensors(inputs):
+    seen = []
+
+    def as_mlserver(handler, body):
+        if handler.command == "GET":
+            model = {"name": "large", "inputs": inputs}
+            reply(handler, json.dumps({"extensions": []} if handler.path == "/v2" else model).encode())
+            return
+        seen.append(json.loads(body))
+        data, _ = encode_answer(Answer({"twice": BATCH["image"] * 2}, "large", ""), decode_request(body, None))
+        reply(handler, data)
+
+    with serving(as_mlserver) as (url, _), closing(OpenInferenceEndpoint(url, "large")) as endpoint:
+        assert endpoint.describe(deadline=5) == Description()
+        found = endpoint.infer(BATCH, deadline=5).outputs["twice"]
+    np.testing.assert_array_equal(found, BATCH["image"] * 2)
+    assert [tensor["data"] for tensor in seen[0]["inputs"]] == [[0, 1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(
+    "document",
+    [[], {}, {"inputs": []}, {"name": "x", "inputs": [{"name": "x"}]}, {"name": "x", "inputs": [3]}],
+)
+def test_a_description_that_is_none_is_told(document):
     with (
         serving(lambda h, _: reply(h, json.dumps(document).encode())) as (url, _),
         pytest.raises(ModelError, match="expected"),

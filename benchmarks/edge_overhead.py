@@ -56,6 +56,12 @@ class Seconds:
         """Note a repeat."""
         self.by_name.setdefault(name, []).append(value)
 
+    def take(self, printed: str) -> None:
+        """Note what a measured process printed: a name and a repeat in each line."""
+        for line in printed.splitlines():
+            name, value = line.rsplit(" ", 1)
+            self.add(name, float(value))
+
     def ratios(self, slow: str, fast: str) -> list[float]:
         """Return how many times as long one took as the other, repeat by repeat."""
         return [a / b for a, b in zip(self.by_name[slow], self.by_name[fast], strict=True)]
@@ -128,9 +134,7 @@ import keras
 from solar_corona.benchmarks.edge_overhead import measure_keras
 measure_keras(Path(sys.argv[1]), {repeats}, {calls})
 """
-    for line in _python(code, folder).splitlines():
-        name, value = line.rsplit(" ", 1)
-        seconds.add(name, float(value))
+    seconds.take(_python(code, folder))
     figures = []
     for name, who in (("vs_keras_predict", LOADED), ("vs_keras_predict_unconverted", FUNCTION)):
         ratios = seconds.ratios(PREDICT, who)
@@ -186,9 +190,7 @@ from pathlib import Path
 from solar_corona.benchmarks.edge_overhead import measure_predict
 measure_predict(Path(sys.argv[1]), {repeats}, {calls})
 """
-    for line in _python(code, folder).splitlines():
-        name, value = line.rsplit(" ", 1)
-        seconds.add(name, float(value))
+    seconds.take(_python(code, folder))
     figures = []
     for kind in FORMATS:
         for side in SIDES:

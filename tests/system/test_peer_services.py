@@ -6,15 +6,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
-import urllib.request
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
 from solar_corona.benchmarks._serving_models import ServedCnn
-from solar_corona.benchmarks._serving_peers import PEERS, PeerMissingError
+from solar_corona.benchmarks._serving_peers import PEERS, PeerMissingError, ready
 from solar_corona.core.local_launcher import free_port
 from solar_corona.joint_inference import Threshold
 from solar_corona.joint_inference.loading import load_model
@@ -61,23 +59,15 @@ def mlserver(folder):
         environment = {**os.environ, "PYTHONPATH": str(folder)}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
-        url, end = f"http://127.0.0.1:{port}/v2/models/large", time.monotonic() + 60
-        while not answers(f"{url}/ready"):
-            ended = process.poll() is not None or time.monotonic() > end
-            assert not ended, (folder / "log").read_text()[-2000:]
-            time.sleep(0.1)
+        url = f"http://127.0.0.1:{port}/v2/models/large"
+        try:
+            ready(f"{url}/ready", process)
+        except TimeoutError:
+            pytest.fail((folder / "log").read_text()[-2000:])
         yield process, url
     finally:
         process.kill()
         process.wait()
-
-
-def answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.mark.timeout(300)  # the first run installs MLServer

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solar_corona.joint_inference.offload import Scores
-from solar_corona.joint_inference.scores import class_scores
+from solar_corona.lib.scores import Scores, class_scores
 
 from ._data import Images, load_cifar10, load_fashion_mnist
 

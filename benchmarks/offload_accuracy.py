@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from solar_corona.joint_inference import IBT, Entropy, Learned, Margin, Threshold
 from solar_corona.joint_inference.curves import accuracy_curve, area_under_curve, oracle_hardness
-from solar_corona.joint_inference.offload import OffloadAlgorithm, Scores
+from solar_corona.joint_inference.offload import OffloadAlgorithm
+from solar_corona.lib.scores import Scores
 
 from . import _report
 from ._cascade import SETS, Cascade, Seen, load_cascade

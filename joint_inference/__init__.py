@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..lib.scores import Scores as Scores
     from .calibrated import Calibrated as Calibrated
     from .checks import check_offload_algorithm as check_offload_algorithm
     from .edge_model import EdgeModel as EdgeModel
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from .margin import Margin as Margin
     from .offload import Decision as Decision
     from .offload import OffloadAlgorithm as OffloadAlgorithm
-    from .offload import Scores as Scores
     from .threshold import Threshold as Threshold
     from .uploads import UploadForm as UploadForm
 

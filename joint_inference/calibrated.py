@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import ModelError
 from ..core.files import write_bytes_atomic
+from ..lib.scores import Scores
 from .drift import ConfidenceWatch
 from .margin import Margin
-from .offload import Decision, Scores
+from .offload import Decision
 from .promises import Labelled, Promise, at_least_accuracy, at_most_loss, at_most_upload, check_share
 
 __all__ = ["Calibrated", "Calibration", "calibration_file"]

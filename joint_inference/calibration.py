@@ -19,13 +19,12 @@ from ..lib.endpoints.endpoint import Endpoint
 from ..lib.endpoints.opening import open_endpoint
 from ..lib.runners.opening import open_runner
 from ..lib.runners.runner import Runner
+from ..lib.scores import Scores, class_scores
 from .calibrated import Calibrated, calibration_file
 from .curves import accuracy_curve, area_under_curve, oracle_hardness
 from .deep_model import DeepModel
 from .margin import Margin
-from .offload import Scores
 from .samples import given
-from .scores import class_scores
 from .uploads import UploadForm
 
 __all__ = ["Measured", "calibrate", "measure", "plot_tradeoff", "print_tradeoff"]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..core.errors import ModelError
+from ..lib.scores import Scores
 from .credit import BoundedCredit
-from .offload import Decision, OffloadAlgorithm, Scores
+from .offload import Decision, OffloadAlgorithm
 
 __all__ = ["check_offload_algorithm"]
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
 from ..lib.runners.runner import Runner
+from ..lib.scores import ConfidenceFunction, is_boxes, scores_of
 from .deep_model import DeepAnswer, DeepModel
 from .inference import Inference
 from .offload import Decision, OffloadAlgorithm
 from .samples import Function, Given, given
-from .scores import ConfidenceFunction, is_boxes, scores_of
 from .statistics import EdgeStatistics, Recorder
 
 __all__ = ["EdgeModel"]

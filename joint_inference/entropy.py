@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import math
 
+from ..lib.scores import Scores
 from .credit import Hold
-from .offload import Scores
 from .scored import ScoredAlgorithm
 
 __all__ = ["Entropy"]

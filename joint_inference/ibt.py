@@ -6,8 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.errors import ModelError
+from ..lib.scores import Scores
 from .credit import BoundedCredit, Hold, is_share
-from .offload import Decision, Scores
+from .offload import Decision
 from .ranks import Ranks
 
 __all__ = ["IBT"]

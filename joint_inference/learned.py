@@ -13,10 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import ModelError, PlatformError
 from ..core.files import write_bytes_atomic
+from ..lib.scores import Scores
 from .credit import BoundedCredit, Hold
 from .curves import area_under_curve
 from .margin import Margin
-from .offload import Decision, Scores
+from .offload import Decision
 from .ranks import Ranks
 
 __all__ = ["Head", "Learned"]

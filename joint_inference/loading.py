@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ModelError
 from ..lib import context
+from ..lib.scores import ConfidenceFunction
 from ..lib.verification import suffix_of
-from .scores import ConfidenceFunction
 
 if TYPE_CHECKING:
     from ..core.context_document import DeepModel as DeepModelAddress

@@ -6,26 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from ..lib.scores import Scores
 
-__all__ = ["Decision", "OffloadAlgorithm", "Scores"]
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What the shallow model is sure of in one sample.
-
-    Parameters
-    ----------
-    values
-        Probabilities of K classes, which add up to 1; or scores of n boxes, n from 0, each between 0 and 1. float64.
-    boxes
-        Whether they are boxes'.
-    """
-
-    values: NDArray[np.float64]
-    boxes: bool = False
+__all__ = ["Decision", "OffloadAlgorithm"]
 
 
 @dataclass(frozen=True, slots=True)

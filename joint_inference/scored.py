@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from ..core.errors import ModelError
+from ..lib.scores import Scores
 from .credit import BoundedCredit, Hold, is_share
-from .offload import Decision, Scores
+from .offload import Decision
 from .ranks import Ranks
 
 __all__ = ["ScoredAlgorithm"]

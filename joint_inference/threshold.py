@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+from ..lib.scores import Scores
 from .credit import Hold
-from .offload import Scores
 from .scored import ScoredAlgorithm
 
 __all__ = ["Threshold"]

@@ -16,7 +16,7 @@ from solar_corona.core.inference_spec import Offload
 from solar_corona.joint_inference import IBT, Decision, Entropy, Margin, OffloadAlgorithm, Scores, Threshold
 from solar_corona.joint_inference.checks import check_offload_algorithm
 from solar_corona.joint_inference.registry import ALGORITHMS, choose, create
-from solar_corona.joint_inference.scores import box_scores, class_scores, scores_of
+from solar_corona.lib.scores import box_scores, class_scores, scores_of
 
 UNCALIBRATED = sorted(set(ALGORITHMS) - {"calibrated"})
 

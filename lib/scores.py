@@ -4,21 +4,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ModelError
-from .offload import Scores
 
-__all__ = ["ConfidenceFunction", "box_scores", "class_scores", "is_boxes", "scores_of"]
+__all__ = ["ConfidenceFunction", "Scores", "box_scores", "class_scores", "is_boxes", "scores_of"]
 
 ConfidenceFunction = Callable[[Any], Any]
 """A user's own: called with what `predict` would return for one sample, it gives scores between 0 and 1."""
 
 _ROUNDING = 1e-3
 _SCORE_PLACE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model is sure of in one sample.
+
+    Parameters
+    ----------
+    values
+        Probabilities of K classes, which add up to 1; or scores of n boxes, n from 0, each between 0 and 1. float64.
+    boxes
+        Whether they are boxes'.
+    """
+
+    values: NDArray[np.float64]
+    boxes: bool = False
 
 
 def scores_of(outputs: Sequence[NDArray[Any]], result: Any, confidence: ConfidenceFunction | None) -> Scores:

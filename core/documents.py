@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from .incremental_spec import IncrementalLearningJob
 from .inference_spec import JointInferenceService
 from .spec import FederatedLearningJob
 from .spec_parts import Dataset, Model
 
 __all__ = ["JOB_KINDS", "KINDS", "Document", "Job"]
 
-Job = FederatedLearningJob | JointInferenceService
+Job = FederatedLearningJob | JointInferenceService | IncrementalLearningJob
 """What can be run."""
 
 Document = Job | Dataset | Model
@@ -17,6 +18,7 @@ Document = Job | Dataset | Model
 JOB_KINDS: dict[str, type[Job]] = {
     "FederatedLearningJob": FederatedLearningJob,
     "JointInferenceService": JointInferenceService,
+    "IncrementalLearningJob": IncrementalLearningJob,
 }
 
 KINDS: dict[str, type[Document]] = {**JOB_KINDS, "Dataset": Dataset, "Model": Model}

@@ -279,8 +279,8 @@ class IncrementalLearningSpec(Part):
     rollout: Canary = Field(default_factory=Canary, description="How it gets to the edges.")
     storage: str | None = Field(
         default=None,
-        description="Where the hub keeps samples and models: a folder or a URL that fsspec opens; by default beside the "
-        "job's runs.",
+        description="Where the hub keeps samples and models: a folder or a URL that fsspec opens; by default beside "
+        "the job's runs.",
     )
     database: str | None = Field(
         default=None, description="The hub's database, as SQLAlchemy's URL; by default SQLite beside the job's runs."

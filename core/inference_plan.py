@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from .context_document import ContextDocument, DeepModel
-from .inference_spec import CLOUD, InferenceEdge, JointInferenceService
+from .inference_spec import CLOUD, ExternalEndpoint, InferenceEdge, JointInferenceService
 from .job_file import JobFile
 from .sources import joined, model_source
 from .workers import Placement, Plan, Worker
 
-__all__ = ["TOKEN_FILE", "plan_inference"]
+__all__ = ["TOKEN_FILE", "external_model", "plan_inference"]
 
 TOKEN_FILE = "inference.token"  # noqa: S105 - the file's name, not what is in it
 """The file among a run's keys that holds the bearer token of the deep model's service."""
@@ -90,7 +90,11 @@ def _deep_model(file: JobFile[JointInferenceService], place: Placement, base: st
             token_file=f"{place.keys}/{TOKEN_FILE}",
             ca=f"{place.keys}/ca.pem" if spec.security.tls else None,
         )
-    there = spec.endpoint
+    return external_model(spec.endpoint, place, base)
+
+
+def external_model(there: ExternalEndpoint, place: Placement, base: str) -> DeepModel:
+    """Return where a service that exists, or a callable, answers, as a worker sees it."""
     token_file = joined(base, there.token_file) if there.token_file else None
     return DeepModel(
         url=there.url,

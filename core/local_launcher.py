@@ -105,7 +105,13 @@ class LocalLauncher:
         self._awaited: Worker | None = None
         self._all_left: float | None = None
 
-    def run(self, *, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
+    def run(
+        self,
+        *,
+        tick: Callable[[], None],
+        has_result: Callable[[str], bool],
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Run the workers until the job is over, and end every process.
 
         Parameters
@@ -114,6 +120,8 @@ class LocalLauncher:
             Called about every 50 ms, to show progress.
         has_result
             Whether a worker has what it needs to go on by itself once the server is done.
+        busy
+            Whether there is more to do once the server, or all edges, are done.
 
         Raises
         ------
@@ -124,7 +132,7 @@ class LocalLauncher:
         """
         self._save("running")
         try:
-            self._watch(tick, has_result)
+            self._watch(tick, has_result, busy)
         except KeyboardInterrupt:
             self._end_all()
             self._save("stopped", error="stopped on request", code=ExitCode.INTERRUPTED)
@@ -161,12 +169,13 @@ class LocalLauncher:
                 raise PlatformError(f"{worker.name} cannot be started: {error.strerror}") from error
         return _Process(worker, popen, time.monotonic(), process_start=process_start_of(popen.pid))
 
-    def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool]) -> None:
+    def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool], busy: Callable[[], bool]) -> None:
         while True:
             self._start_waiting()
             tick()
             deciders = self._plan.of_role("server") or self._plan.of_role("edge")
             done = not self._waiting and all(self._processes[w.name].popen.poll() == 0 for w in deciders)
+            done = done and not busy()
             waiting = [p for p in self._processes.values() if p.worker.role == "edge" and p.popen.poll() is None]
             if done and not [p for p in waiting if has_result(p.worker.name)]:
                 tick()
@@ -210,7 +219,7 @@ class LocalLauncher:
 
     def _fail_if_all_left(self, has_result: Callable[[str], bool]) -> None:
         """End a job whose scripts all ended well without taking part: its server would wait in vain."""
-        edges = [] if self._waiting else self._plan.of_role("edge")
+        edges = [] if self._waiting or not self._plan.of_role("server") else self._plan.of_role("edge")
         left = edges and all(self._processes[w.name].popen.poll() == 0 and not has_result(w.name) for w in edges)
         left = left and not self._folder.is_saved()  # else they may have left with the final model
         self._all_left = (self._all_left or time.monotonic()) if left else None

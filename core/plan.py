@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from .documents import Job
 from .federated_plan import plan_federated
+from .incremental_plan import plan_incremental
+from .incremental_spec import IncrementalLearningJob
 from .inference_plan import plan_inference
 from .inference_spec import JointInferenceService
 from .job_file import JobFile
@@ -27,4 +29,6 @@ def plan(file: JobFile[Job], place: Placement) -> Plan:
     job = file.job
     if isinstance(job, JointInferenceService):
         return plan_inference(JobFile(file.path, job, file.datasets, file.models), place)
+    if isinstance(job, IncrementalLearningJob):
+        return plan_incremental(JobFile(file.path, job, file.datasets, file.models), place)
     return plan_federated(JobFile(file.path, job, file.datasets, file.models), place)

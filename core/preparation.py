@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,14 +18,26 @@ from typing import Any, TypeVar
 import yaml
 
 from .documents import Job
-from .errors import SolarCoronaError, SpecError
+from .errors import DatasetError, ModelError, PlatformError, SolarCoronaError, SpecError
 from .files import atomic_write, local_path
 from .job_file import JobFile
 from .local_launcher import check_port, free_port
 from .run_folder import RunFolder, RunOrigin, hold_job, latest_run, new_run, runs_of
-from .workers import Placement
+from .spec_parts import Dataset, DatasetSource, Model, ModelSource
+from .workers import Lasting, Placement
 
-__all__ = ["LOCALHOST", "check_exists", "check_script", "local_placement", "own_names", "place_of", "prepared"]
+__all__ = [
+    "LOCALHOST",
+    "check_dataset",
+    "check_exists",
+    "check_model",
+    "check_script",
+    "local_placement",
+    "own_names",
+    "place_of",
+    "prepared",
+    "source_path",
+]
 
 LOCALHOST = "127.0.0.1"
 _ANYWHERE = "0.0.0.0"  # noqa: S104 - what a user may ask for
@@ -61,6 +75,28 @@ def check_exists(file: JobFile[Any], where: str, path: str | None, error: type[S
     place = place_of(file, path)
     if place is not None and not place.exists():
         raise error(f"{file.path}: {where} is {path}, which does not exist{_near(place)}")
+
+
+def source_path(
+    source: str | DatasetSource | ModelSource | None, kind: str, documents: Mapping[str, Dataset | Model]
+) -> str | None:
+    """Return the path or URL of a source, or None where there is none, or no document of that name: plan() says so."""
+    if not isinstance(source, str):
+        return source.path if source is not None else None
+    prefix, _, name = source.partition(":")
+    if prefix != kind:
+        return source
+    return documents[name].spec.path if name in documents else None
+
+
+def check_dataset(file: JobFile[Any], where: str, source: str | DatasetSource | None) -> None:
+    """Check that a dataset is there; raises `DatasetError`."""
+    check_exists(file, where, source_path(source, "dataset", file.datasets), DatasetError)
+
+
+def check_model(file: JobFile[Any], where: str, source: str | ModelSource | None) -> None:
+    """Check that a model is there; raises `ModelError`."""
+    check_exists(file, where, source_path(source, "model", file.models), ModelError)
 
 
 def _near(path: Path | None) -> str:
@@ -149,9 +185,12 @@ def _lay_out(file: JobFile[Any], folder: RunFolder, overrides: Sequence[str], co
     folder.write_origin(
         RunOrigin(job_file=str(file.path.resolve()), overrides=tuple(overrides), command=tuple(command))
     )
-    document = file.job.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    documents = (file.job, *file.datasets.values(), *file.models.values())
+    dumped = [
+        each.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True) for each in documents
+    ]
     with atomic_write(folder.job_file) as temporary:
-        temporary.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        temporary.write_text(yaml.safe_dump_all(dumped, sort_keys=False), encoding="utf-8")
 
 
 def local_placement(
@@ -161,6 +200,7 @@ def local_placement(
     listen: str = LOCALHOST,
     port: int | None = None,
     address: str | None = None,
+    lasting: Path | None = None,
 ) -> Placement:
     """Return this machine as a place for a job's workers.
 
@@ -170,6 +210,8 @@ def local_placement(
         Where the SuperLink or the cloud worker listens; by default a free port of the loopback interface.
     address
         Where one listens already, as HOST:PORT.
+    lasting
+        Folder of what outlives the run: its keys, and a folder for each worker.
 
     Raises
     ------
@@ -189,8 +231,33 @@ def local_placement(
         listen=listen,
         run_folder=lambda _: str(folder.path.resolve()),
         base=lambda _: base,
-        keys=str(folder.secret("").resolve()),
+        keys=str((lasting / "keys" if lasting is not None else folder.secret("")).resolve()),
+        lasting=_lasting_in(lasting.resolve()) if lasting is not None else None,
     )
+
+
+def _lasting_in(folder: Path) -> Lasting:
+    sockets = _socket_folder(folder)
+    return Lasting(folder=lambda worker: str(folder / worker), socket=lambda edge: str(sockets / f"{edge}.sock"))
+
+
+def _socket_folder(of: Path) -> Path:
+    """Return where the sockets of what is kept in a folder are: a short path, for the system allows 108 bytes.
+
+    It is made if it is not there, readable by this user alone.
+
+    Raises
+    ------
+    PlatformError
+        If another user has made it.
+    """
+    digest = hashlib.sha256(str(of).encode()).hexdigest()[:12]
+    path = Path(tempfile.gettempdir()) / f"solar-corona-{os.getuid()}-{digest}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.stat(follow_symlinks=False)
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or path.is_symlink():
+        raise PlatformError(f"{path} is not this user's alone; remove it, or set TMPDIR to a folder of your own")
+    return path
 
 
 def own_names(listen: str) -> list[str]:

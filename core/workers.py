@@ -9,9 +9,25 @@ from typing import Literal
 
 from .context_document import ContextDocument
 
-__all__ = ["Placement", "Plan", "Role", "Worker"]
+__all__ = ["Lasting", "Placement", "Plan", "Role", "Worker"]
 
-Role = Literal["superlink", "server", "cloud", "edge"]
+Role = Literal["superlink", "server", "cloud", "controller", "edge"]
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """What outlives a run at a place.
+
+    Parameters
+    ----------
+    folder
+        Where a worker of the given name keeps its state.
+    socket
+        Path of the unix socket that an edge's LocalController listens on; short, as the system asks (108 bytes).
+    """
+
+    folder: Callable[[str], str]
+    socket: Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -40,6 +56,8 @@ class Placement:
     script_base
         What the script's path is relative to where that is not `base`, as in an image that holds the script alone;
         empty for the folder that the worker starts in.
+    lasting
+        What outlives a run there; None where nothing does.
     """
 
     run: str
@@ -52,6 +70,7 @@ class Placement:
     keys: str
     server_address: str | None = None
     script_base: str | None = None
+    lasting: Lasting | None = None
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from tempfile import TemporaryFile
 
-from ..core.errors import DatasetError, ModelError, PlatformError, SpecError
+from ..core.errors import ModelError, PlatformError, SpecError
 from ..core.job_file import JobFile
-from ..core.preparation import check_exists, check_script, place_of
+from ..core.preparation import check_dataset, check_model, check_script, place_of, source_path
 from ..core.settings import quiet_engines
-from ..core.spec import Dataset, DatasetSource, Edge, Model, ModelSource
 from ..lib.models import check_place
 
 __all__ = ["check_job"]
@@ -43,30 +41,10 @@ def check_job(file: JobFile, *, edges_here: bool = True) -> None:
             check_script(file, "spec.script", file.job.spec.script)
         for edge in file.job.spec.edges:
             for field, source in (("trainData", edge.train_data), ("evalData", edge.eval_data)):
-                _check_dataset(file, edge, field, source)
-        check_exists(file, "spec.model", _path_of(file.job.spec.model, "model", file.models), ModelError)
+                check_dataset(file, f"edge {edge.name}: {field}", source)
+        check_model(file, "spec.model", file.job.spec.model)
     _check_output(file)
     _check_strategy(file)
-
-
-def _check_dataset(file: JobFile, edge: Edge, field: str, source: str | DatasetSource | None) -> None:
-    check_exists(file, f"edge {edge.name}: {field}", _dataset_path(file, source), DatasetError)
-
-
-def _path_of(
-    source: str | DatasetSource | ModelSource | None, kind: str, documents: Mapping[str, Dataset | Model]
-) -> str | None:
-    """Return the path or URL of a source, or None where there is none, or no document of that name: plan() says so."""
-    if not isinstance(source, str):
-        return source.path if source is not None else None
-    prefix, _, name = source.partition(":")
-    if prefix != kind:
-        return source
-    return documents[name].spec.path if name in documents else None
-
-
-def _dataset_path(file: JobFile, source: str | DatasetSource | None) -> str | None:
-    return _path_of(source, "dataset", file.datasets)
 
 
 def _check_output(file: JobFile) -> None:
@@ -77,8 +55,8 @@ def _check_output(file: JobFile) -> None:
         return
     inputs = {"the job file": str(file.path.resolve()), "the script": spec.script}
     for edge in spec.edges:
-        inputs[f"{edge.name}'s trainData"] = _dataset_path(file, edge.train_data)
-        inputs[f"{edge.name}'s evalData"] = _dataset_path(file, edge.eval_data)
+        inputs[f"{edge.name}'s trainData"] = source_path(edge.train_data, "dataset", file.datasets)
+        inputs[f"{edge.name}'s evalData"] = source_path(edge.eval_data, "dataset", file.datasets)
     for what, path in inputs.items():
         used = place_of(file, path)
         if used is not None and place in (used, *used.parents):

@@ -16,10 +16,9 @@ from ..core.inference_spec import JointInferenceService, Offload
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher
 from ..core.plan import plan
-from ..core.preparation import LOCALHOST, check_exists, check_script, local_placement, own_names
+from ..core.preparation import LOCALHOST, check_exists, check_model, check_script, local_placement, own_names
 from ..core.run_folder import RunFolder
 from ..core.security import make_credentials, make_token
-from ..core.spec_parts import ModelSource
 from ..core.workers import Plan
 from .registry import create
 from .view import InferenceView
@@ -42,10 +41,10 @@ def check_inputs(file: JobFile[JointInferenceService]) -> None:
     spec = file.job.spec
     if spec.edge_worker.command is None:
         check_script(file, "spec.edgeWorker.script", spec.edge_worker.script)
-    _check_model(file, "spec.edgeWorker.model", spec.edge_worker.model)
+    check_model(file, "spec.edgeWorker.model", spec.edge_worker.model)
     _check_offload(file, spec.edge_worker.offload)
     if spec.cloud_worker is not None:
-        _check_model(file, "spec.cloudWorker.model", spec.cloud_worker.model)
+        check_model(file, "spec.cloudWorker.model", spec.cloud_worker.model)
     if spec.endpoint is not None:
         for field, path in (("tokenFile", spec.endpoint.token_file), ("ca", spec.endpoint.ca)):
             if path is not None:
@@ -65,16 +64,6 @@ def _check_offload(file: JobFile[JointInferenceService], offload: Offload | None
         create(offload.algorithm, options)
     except ModelError as error:
         raise SpecError(f"{file.path}: spec.edgeWorker.offload: {error}") from error
-
-
-def _check_model(file: JobFile[JointInferenceService], where: str, source: str | ModelSource) -> None:
-    path = source if isinstance(source, str) else source.path
-    if isinstance(source, str) and source.startswith("model:"):
-        model = file.models.get(source.partition(":")[2])
-        if model is None:
-            return  # plan() says which Model documents there are
-        path = model.spec.path
-    check_exists(file, where, path, ModelError)
 
 
 def prepared(

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The workers of an incremental learning job: the hub, and on each edge a LocalController and the script."""
+
+from __future__ import annotations
+
+from .context_document import ContextDocument
+from .errors import SpecError
+from .incremental_spec import HUB, IncrementalLearningJob
+from .inference_plan import external_model
+from .inference_spec import InferenceEdge
+from .job_file import JobFile
+from .sources import joined, model_source
+from .workers import Lasting, Placement, Plan, Worker
+
+__all__ = ["ADMIN_TOKEN", "PUBLIC_KEY", "SIGNING_KEY", "controller_of", "edge_token", "plan_incremental"]
+
+ADMIN_TOKEN = "hub.token"  # noqa: S105 - the file's name, not what is in it
+"""The file among a job's keys that holds the operator's token."""
+
+SIGNING_KEY, PUBLIC_KEY = "hub.sign.key", "hub.sign.pub"
+"""The files of the key that models are signed with, and of its public half."""
+
+_READY = "/v1/ready"
+
+
+def edge_token(edge: str) -> str:
+    """Return the name of the file that holds an edge's own token."""
+    return f"hub-{edge}.token"
+
+
+def controller_of(edge: str) -> str:
+    """Return the name of an edge's LocalController."""
+    return f"{edge}-controller"
+
+
+def plan_incremental(file: JobFile[IncrementalLearningJob], place: Placement) -> Plan:
+    """Return the workers of an incremental learning job. Trainings are no part of it: the hub starts them.
+
+    Raises
+    ------
+    SpecError
+        If it refers to a Dataset or Model that the file does not hold, or the place keeps nothing beyond a run.
+    """
+    spec = file.job.spec
+    workers = [_hub(file, place)]
+    for edge in spec.inference.edges:
+        workers += [_controller(file, place, edge), _edge(file, place, edge)]
+    return Plan(
+        job=file.job.metadata.name,
+        run=place.run,
+        tls=spec.security.tls,
+        address=place.address,
+        workers=tuple(workers),
+    )
+
+
+def _lasting(file: JobFile[IncrementalLearningJob], place: Placement) -> Lasting:
+    if place.lasting is None:
+        raise SpecError(f"{file.path}: an IncrementalLearningJob needs a place that keeps files beyond a run")
+    return place.lasting
+
+
+def _hub(file: JobFile[IncrementalLearningJob], place: Placement) -> Worker:
+    state = _lasting(file, place).folder(HUB)
+    command = [place.python, "-m", "solar_corona.cli", HUB, f"{place.run_folder(HUB)}/job.yaml"]
+    command += ["--base", place.base("cloud"), "--state", state, "--keys", place.keys, "--run", place.run_folder(HUB)]
+    command += ["--host", place.listen, "--port", (place.server_address or place.address).rpartition(":")[2]]
+    return Worker(name=HUB, role="cloud", command=tuple(command), context=None, ready=_READY)
+
+
+def _controller(file: JobFile[IncrementalLearningJob], place: Placement, edge: InferenceEdge) -> Worker:
+    spec, job, lasting = file.job.spec, file.job.metadata.name, _lasting(file, place)
+    scheme = "https" if spec.security.tls else "http"
+    model = model_source(file, spec.model.source, place.base("edge"), "spec.model")
+    command = [place.python, "-m", "solar_corona.cli", "local-controller", "--edge", edge.name]
+    command += ["--state", lasting.folder(edge.name), "--socket", lasting.socket(edge.name), "--job", job]
+    command += ["--hub", f"{scheme}://{place.address}"]
+    command += ["--token-file", f"{place.keys}/{edge_token(edge.name)}", "--public-key", f"{place.keys}/{PUBLIC_KEY}"]
+    command += ["--model", f"{spec.model.name}={model.path}", "--max-bytes", str(spec.hard_samples.outbox)]
+    if model.sha256 is not None:
+        command += ["--sha256", f"{spec.model.name}={model.sha256}"]
+    if spec.hard_samples.max_rate is not None:
+        command += ["--max-rate", str(spec.hard_samples.max_rate)]
+    if spec.hard_samples.quiet_hours is not None:
+        command += ["--quiet-hours", spec.hard_samples.quiet_hours]
+    if spec.security.tls:
+        command += ["--ca", f"{place.keys}/ca.pem"]
+    return Worker(
+        name=controller_of(edge.name),
+        role="controller",
+        node=edge.node or edge.name,
+        command=tuple(command),
+        context=None,
+    )
+
+
+def _edge(file: JobFile[IncrementalLearningJob], place: Placement, edge: InferenceEdge) -> Worker:
+    state = _lasting(file, place).folder(edge.name)
+    spec, worker = file.job.spec, file.job.spec.inference
+    base = place.base("edge")
+    script = joined(base if place.script_base is None else place.script_base, worker.script or "infer.py")
+    return Worker(
+        name=edge.name,
+        role="edge",
+        node=edge.node or edge.name,
+        command=tuple(worker.command or (place.python, "-m", "solar_corona.lib.script_worker", script)),
+        env={**worker.env, **edge.env},
+        context=ContextDocument(
+            job=file.job.metadata.name,
+            kind=file.job.kind,
+            run=place.run,
+            role="edge",
+            worker=edge.name,
+            run_folder=place.run_folder(edge.name),
+            state_folder=state,
+            parameters={**worker.parameters, **edge.parameters},
+            model=model_source(file, spec.model.source, base, "spec.model"),
+            deep_model=external_model(worker.endpoint, place, base) if worker.endpoint is not None else None,
+            offload=worker.offload,
+            deadline=worker.deadline,
+            hard_samples=spec.hard_samples,
+            controller=_lasting(file, place).socket(edge.name),
+            live_model=f"{state}/models/{spec.model.name}/active.json",
+        ),
+    )

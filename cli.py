@@ -67,10 +67,12 @@ def run(
     """Run a job on this machine, and show how it goes."""
     from .core.job_file import read_any_job_file
 
-    if read_any_job_file(job, overrides or []).job.kind == "JointInferenceService":
+    kind = read_any_job_file(job, overrides or []).job.kind
+    if kind != "FederatedLearningJob":
         if resume or in_process:
-            raise SpecError("a JointInferenceService has no rounds; leave out --resume and --in-process")
-        _run_inference(job, overrides or [], as_json=as_json)
+            raise SpecError(f"a {kind} has no rounds; leave out --resume and --in-process")
+        how = _run_inference if kind == "JointInferenceService" else _run_incremental
+        how(job, overrides or [], as_json=as_json)
         return
     from .fl_server.local_run import LocalRun, prepared
 
@@ -97,6 +99,20 @@ def _run_inference(job: Path, overrides: list[str], *, as_json: bool) -> None:
         print_json({"result": "succeeded", "run": str(folder.path)})
     elif not console.is_terminal:
         console.print(view.table())
+
+
+def _run_incremental(job: Path, overrides: list[str], *, as_json: bool) -> None:
+    from .incremental.local_run import IncrementalRun, prepared
+    from .incremental.loop.display import display
+
+    with prepared(job, overrides, root=_root()) as (file, folder):
+        run = IncrementalRun.of(file, folder)
+        if not as_json:
+            console.print(f"the hub and its pages: {run.page}", soft_wrap=True)
+        with display(console, as_json=as_json) as show:
+            run.run(show)
+    if as_json:
+        print_json({"result": "succeeded", "run": str(folder.path)})
 
 
 def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
@@ -170,6 +186,7 @@ def print_json(value: object) -> None:
 @app.command()
 def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a job file, its script, its data and its strategy, and start nothing."""
+    from .core.incremental_spec import IncrementalLearningJob
     from .core.inference_spec import JointInferenceService
     from .core.job_file import read_any_job_file, read_job_file
     from .core.plan import plan
@@ -183,6 +200,12 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
         check_inputs(read_job_file(job, overrides or [], JointInferenceService))
         count = len(file.job.spec.edges)
         told = f"{count} edge{'s' * (count != 1)}, {'a cloud worker' if file.job.spec.cloud_worker else 'an endpoint'}"
+    elif isinstance(file.job, IncrementalLearningJob):
+        from .incremental.local_run import check_inputs as check_incremental
+
+        check_incremental(read_job_file(job, overrides or [], IncrementalLearningJob))
+        count = len(file.job.spec.inference.edges)
+        told = f"{count} edge{'s' * (count != 1)}, labels from {file.job.spec.labelling.source}"
     else:
         from .fl_client.edge_data import named_division
         from .fl_server.job_checks import check_job
@@ -192,7 +215,8 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
         if ":" in spec.tasks.division:
             named_division(spec.tasks.division)
         told = f"{len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}"
-    workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
+    here = Path(".solar-corona")
+    workers = plan(file, local_placement(file, RunFolder(here), address="127.0.0.1:9", lasting=here)).workers
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:

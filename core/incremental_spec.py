@@ -268,9 +268,9 @@ class IncrementalLearningSpec(Part):
     """A model in use, and the loop that keeps it good."""
 
     model: NamedModel = Field(description="The model.")
-    inference: InferenceWorker = Field(description="What runs on each edge.")
+    inference: InferenceWorker = Field(description="The script on each edge, and the edges.")
     hard_samples: HardSamples = Field(default_factory=HardSamples, description="Which samples go up.")
-    labelling: Labelling = Field(default_factory=Labelling, description="Where labels come from.")
+    labelling: Labelling = Field(default_factory=Labelling, description="Who labels samples.")
     trigger: Trigger = Field(
         default_factory=lambda: Trigger(any=[TriggerRule(labelled=200)]), description="When a training starts."
     )

@@ -54,6 +54,12 @@ class NamedModel(Part):
         description="What its outputs mean, in order; labellers see these. By default the numbers 0 to K-1.",
     )
 
+    pre_fun: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] | None = Field(
+        default=None,
+        description="Where scripts give `load_model` a pre_fun: the same as `module:function`, for the gate, which "
+        "answers with samples as scripts have them. The module stands beside the job file, or is installed.",
+    )
+
     @property
     def source(self) -> ModelSource:
         """Where version 1 is."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .incremental_spec import HardSamples
 from .inference_spec import Offload
 from .spec import Aggregation, Evaluation, Tasks
 from .spec_parts import DatasetSource, ModelSource
@@ -70,3 +71,13 @@ class ContextDocument(_Part):
     deep_model: DeepModel | None = Field(default=None, description="Where hard samples go, in joint inference.")
     offload: Offload | None = Field(default=None, description="What decides which samples are hard.")
     deadline: float | None = Field(default=None, description="Seconds in which the deep model has to answer.")
+    controller: str | None = Field(
+        default=None,
+        description="Where the node's LocalController listens: a unix socket's path, or http://127.0.0.1:PORT.",
+    )
+    live_model: str | None = Field(
+        default=None, description="The file that says which version of the model answers; it may change at any time."
+    )
+    hard_samples: HardSamples | None = Field(
+        default=None, description="Which samples are kept, in incremental learning."
+    )

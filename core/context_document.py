@@ -71,13 +71,6 @@ class ContextDocument(_Part):
     deep_model: DeepModel | None = Field(default=None, description="Where hard samples go, in joint inference.")
     offload: Offload | None = Field(default=None, description="What decides which samples are hard.")
     deadline: float | None = Field(default=None, description="Seconds in which the deep model has to answer.")
-    controller: str | None = Field(
-        default=None,
-        description="Where the node's LocalController listens: a unix socket's path, or http://127.0.0.1:PORT.",
-    )
-    live_model: str | None = Field(
-        default=None, description="The file that says which version of the model answers; it may change at any time."
-    )
-    hard_samples: HardSamples | None = Field(
-        default=None, description="Which samples are kept, in incremental learning."
-    )
+    hard_samples: HardSamples | None = Field(default=None, description="Which samples are kept to be labelled.")
+    controller: str | None = Field(default=None, description="Unix socket of the node's LocalController.")
+    live_model: str | None = Field(default=None, description="File that says which version to answer with.")

@@ -165,6 +165,7 @@ class Observation(_Message):
     confidence: float = Field(ge=0, le=1)
     reference_confidence: float = Field(ge=0, le=1)
     answer: int | None = Field(default=None, description="The class, for classifiers.")
+    reference_answer: int | None = Field(default=None, description="The version before's class.")
     milliseconds: float = Field(default=0.0, ge=0)
     reference_milliseconds: float = Field(default=0.0, ge=0)
     error: bool = Field(default=False, description="Whether the candidate raised or answered with no numbers.")

@@ -18,7 +18,7 @@ RANDOM = 0.3
 """Share of the kept samples that chance picks; they are the audit, too."""
 
 _WINDOW = 500
-_PASSED = Verdict(False, None)
+_UNKNOWN = Verdict(False, None)
 
 
 class LatestScores:
@@ -94,13 +94,13 @@ class ScoredDetector(ABC):
         if self._draw() < random * rate:
             found = Verdict(True, hardness, "random")
         elif hardness is None:
-            found = _PASSED
+            found = _UNKNOWN
         elif self._limit is not None:
-            found = Verdict(True, hardness) if hardness > self._limit else _PASSED
+            found = Verdict(hardness > self._limit, hardness)
         else:
             latest = self._latest
             hard = len(latest) > 0 and hardness > latest.quantile(1.0 - (1.0 - random) * rate)
-            found = Verdict(True, hardness) if hard else _PASSED
+            found = Verdict(hard, hardness)
         if hardness is not None and self._limit is None:
             self._latest.add(hardness)
         return found

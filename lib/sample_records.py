@@ -10,12 +10,12 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..core.errors import WireError
 
-__all__ = ["FRAME_TYPE", "Reason", "SampleRecord", "pack", "sample_id_of", "unpack"]
+__all__ = ["FRAME_TYPE", "Reason", "SampleRecord", "encode_record", "pack", "pack_encoded", "sample_id_of", "unpack"]
 
 FRAME_TYPE = "application/vnd.solar-corona.samples"
 """The media type of a frame of samples."""
@@ -89,8 +89,7 @@ class SampleRecord:
         WireError
             If it is none.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or not set(value) <= known:
+        if not isinstance(value, dict) or not set(value) <= set(_FIELDS):
             raise WireError("a sample's record is no mapping of the fields that it has")
         try:
             record = cls(**value)
@@ -98,6 +97,9 @@ class SampleRecord:
             raise WireError(f"a sample's record is not whole: {error}") from error
         _check(record)
         return record
+
+
+_FIELDS = tuple(field.name for field in fields(SampleRecord))
 
 
 def _check(record: SampleRecord) -> None:
@@ -149,11 +151,28 @@ def pack(samples: Iterable[tuple[SampleRecord, bytes]]) -> bytes:
     >>> [content for _, content in unpack(pack([(record, b"x")]))]
     [b'x']
     """
+    return pack_encoded((encode_record(record), content) for record, content in samples)
+
+
+def encode_record(record: SampleRecord) -> bytes:
+    """Return a record as it stands in a frame's list.
+
+    Raises
+    ------
+    ValueError
+        If it holds what JSON cannot, such as NaN.
+    """
+    values = {name: getattr(record, name) for name in _FIELDS}
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+
+
+def pack_encoded(samples: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a frame of records that `encode_record` made, and their contents."""
     records, contents = [], []
     for record, content in samples:
-        records.append(asdict(record))
+        records.append(record)
         contents.append(content)
-    header = json.dumps(records, separators=(",", ":"), allow_nan=False).encode()
+    header = b"[" + b",".join(records) + b"]"
     return b"".join((_LENGTH.pack(len(header)), header, *contents))
 
 

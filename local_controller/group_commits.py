@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ..core.errors import InterruptedJobError, SolarCoronaError
+from ..core.errors import InterruptedJobError, SolarCoronaError, TemporaryError
 from .outbox_file import storage_errors
 
 __all__ = ["GroupCommits"]
@@ -23,9 +25,14 @@ _Result = TypeVar("_Result")
 _MOST_CHANGES, _MOST_BYTES = 256, 8 << 20
 
 
+# Kept free, so that what was sent can be struck off when others have filled the disk.
+_RESERVE = 2 << 20
+
+
 class _Change(NamedTuple):
     carry_out: Callable[[], Any]
     weight: int
+    frees: bool
     future: Future[Any]
 
 
@@ -55,11 +62,13 @@ class GroupCommits:
         self._begin, self._before_commit, self._end = begin, before_commit, end
         self._changes: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
         self._closed = False
+        self._reserve = path.with_name(f"{path.stem}.reserve")
+        self._take_reserve()
         self._submitting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
         self._thread.start()
 
-    def submit(self, carry_out: Callable[[], _Result], weight: int = 0) -> Future[_Result]:
+    def submit(self, carry_out: Callable[[], _Result], weight: int = 0, *, frees: bool = False) -> Future[_Result]:
         """Have a change carried out.
 
         Parameters
@@ -68,6 +77,8 @@ class GroupCommits:
             Makes the change; called in the thread that writes, once more if a transaction with others failed.
         weight
             Bytes that it writes, roughly.
+        frees
+            Whether it makes room; then the space that is kept for that is used on a full disk.
 
         Returns
         -------
@@ -79,7 +90,7 @@ class GroupCommits:
             if self._closed:
                 future.set_exception(InterruptedJobError("the outbox is closed; start the LocalController again"))
                 return future
-            self._changes.put(_Change(carry_out, weight, future))
+            self._changes.put(_Change(carry_out, weight, frees, future))
         return future
 
     def close(self) -> None:
@@ -112,15 +123,38 @@ class GroupCommits:
             results = self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits has to learn of it
             if len(group) > 1:  # one that frees space may pass where one that needs some does not
-                for each in group:
+                for each in sorted(group, key=lambda change: not change.frees):
                     self._carry_out([each])
-                return
-            if not isinstance(error, SolarCoronaError):
-                _log.exception("%s: a change failed", self._path)
-            group[0].future.set_exception(error)
+            elif isinstance(error, TemporaryError) and group[0].frees and self._give_reserve():
+                self._carry_out(group)
+            else:
+                if not isinstance(error, SolarCoronaError):
+                    _log.exception("%s: a change failed", self._path)
+                group[0].future.set_exception(error)
             return
         for each, result in zip(group, results, strict=True):
             each.future.set_result(result)
+        if any(each.frees for each in group):
+            self._take_reserve()
+
+    def _take_reserve(self) -> None:
+        """Occupy the reserve, where there is room."""
+        if self._reserve.exists():
+            return
+        try:
+            with self._reserve.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, _RESERVE)
+        except OSError:
+            self._reserve.unlink(missing_ok=True)
+
+    def _give_reserve(self) -> bool:
+        """Free the reserve and empty the journal; False if that was done before and did not help."""
+        if not self._reserve.exists():
+            return False
+        self._reserve.unlink(missing_ok=True)
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return True
 
     def _transaction(self, group: list[_Change]) -> list[Any]:
         committed = False

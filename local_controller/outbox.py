@@ -46,6 +46,7 @@ class QueuedSample(NamedTuple):
 class QueuedLabel(NamedTuple):
     """A label that waits, and what it is struck off by."""
 
+    seq: int
     id: bytes
     label: Label
 
@@ -68,8 +69,8 @@ class Outbox:
     path
         Its SQLite file; made if it is not there.
     max_bytes
-        What it may hold. The file can be a third larger, and has a journal beside it of up to 16 MiB and the largest
-        single frame.
+        What it may hold. The file can be a third larger; beside it are a journal of up to 16 MiB and the largest single
+        frame, and 2 MiB that are kept free for striking off on a full disk.
 
     Raises
     ------
@@ -91,8 +92,7 @@ class Outbox:
             self._connection.close()
             raise
         self._reading = threading.Lock()
-        self._arrived = threading.Condition()
-        self._arrivals = 0
+        self.on_arrival: Callable[[], None] = lambda: None  # called when something may have arrived; has to be quick
         self._commits = GroupCommits(
             self._connection,
             path,
@@ -144,30 +144,8 @@ class Outbox:
 
     def _asked(self, change: Callable[[Changes], Any], weight: int) -> Future[Any]:
         future = self._commits.submit(lambda: change(self._changes), weight)
-        future.add_done_callback(self._notice)
+        future.add_done_callback(lambda _: self.on_arrival())
         return future
-
-    def _notice(self, future: Future[Any]) -> None:
-        if not future.cancelled() and future.exception() is None:
-            with self._arrived:
-                self._arrivals += 1
-                self._arrived.notify_all()
-
-    @property
-    def arrivals(self) -> int:
-        """A number that grows as things arrive."""
-        return self._arrivals
-
-    def wait_for_arrivals(self, seen: int, seconds: float) -> None:
-        """Return when something arrived since `arrivals` was `seen`, or when the time is over."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._arrivals != seen, timeout=seconds)
-
-    def wake(self) -> None:
-        """Let `wait_for_arrivals` return."""
-        with self._arrived:
-            self._arrivals += 1
-            self._arrived.notify_all()
 
     # --- what goes up
 
@@ -208,14 +186,14 @@ class Outbox:
             row = self._reader.execute(query, (begin + 1, size, seq)).fetchone()
         return None if row is None else row[0]
 
-    def labels(self, most: int) -> list[QueuedLabel]:
-        """Return the oldest labels."""
-        rows = self._all("SELECT id, value FROM labels ORDER BY seq LIMIT ?", most)
-        return [QueuedLabel(id_, Label.model_validate_json(value)) for id_, value in rows]
+    def labels(self, *, after: int, most: int) -> list[QueuedLabel]:
+        """Return labels in the order in which they came; see `samples`."""
+        rows = self._all("SELECT seq, id, value FROM labels WHERE seq > ? ORDER BY seq LIMIT ?", after, most)
+        return [QueuedLabel(seq, id_, Label.model_validate_json(value)) for seq, id_, value in rows]
 
-    def observations(self, most: int) -> list[QueuedObservation]:
-        """Return the oldest observations."""
-        rows = self._all("SELECT seq, value FROM observations ORDER BY seq LIMIT ?", most)
+    def observations(self, *, after: int, most: int) -> list[QueuedObservation]:
+        """Return observations by their sequence numbers; see `samples`. The first of all may be 0: ask after -1."""
+        rows = self._all("SELECT seq, value FROM observations WHERE seq > ? ORDER BY seq LIMIT ?", after, most)
         return [QueuedObservation(*row) for row in rows]
 
     def _all(self, query: str, *values: object) -> list[Any]:
@@ -228,16 +206,16 @@ class Outbox:
         """Strike off samples that the hub has, and such as it will never take; they are not sent again."""
         ids = [(bytes.fromhex(each), "uploaded") for each in taken]
         ids += [(bytes.fromhex(each), "refused") for each in refused]
-        return self._commits.submit(lambda: self._changes.settle_samples(ids))
+        return self._commits.submit(lambda: self._changes.settle_samples(ids), frees=True)
 
     def settle_labels(self, *, taken: Sequence[bytes] = (), refused: Sequence[bytes] = ()) -> Future[None]:
         """Strike off labels, as `settle` does."""
         ids = [(each, "") for each in taken] + [(each, "refused") for each in refused]
-        return self._commits.submit(lambda: self._changes.settle_labels(ids))
+        return self._commits.submit(lambda: self._changes.settle_labels(ids), frees=True)
 
     def settle_observations(self, seqs: Sequence[int]) -> Future[None]:
         """Strike off observations that the hub has."""
-        return self._commits.submit(lambda: self._changes.settle_observations(seqs))
+        return self._commits.submit(lambda: self._changes.settle_observations(seqs), frees=True)
 
     # --- transactions, in the thread that writes
 

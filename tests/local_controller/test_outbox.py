@@ -7,7 +7,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -165,8 +165,8 @@ class OutboxModel(RuleBasedStateMachine):
 
     @rule()
     def labels_and_observations_are_taken(self):
-        self.outbox.settle_labels(taken=[each.id for each in self.outbox.labels(100)]).result(20)
-        self.outbox.settle_observations([each.seq for each in self.outbox.observations(3)]).result(20)
+        self.outbox.settle_labels(taken=[each.id for each in self.outbox.labels(after=0, most=100)]).result(20)
+        self.outbox.settle_observations([each.seq for each in self.outbox.observations(after=-1, most=3)]).result(20)
         self.sent_labels |= set(self.labels)
         self.labels = {}
         self.observations = dict(sorted(self.observations.items())[3:])
@@ -181,8 +181,8 @@ class OutboxModel(RuleBasedStateMachine):
         if not hasattr(self, "outbox"):
             return
         assert waiting(self.outbox) == [id_ for _, id_, _ in self.queue]
-        assert [each.seq for each in self.outbox.observations(100)] == sorted(self.observations)
-        assert len(self.outbox.labels(100)) == len(self.labels)
+        assert [each.seq for each in self.outbox.observations(after=-1, most=100)] == sorted(self.observations)
+        assert len(self.outbox.labels(after=0, most=100)) == len(self.labels)
         state = self.outbox.state()
         assert state.bytes == self.used <= self.max_bytes
         assert state.queued == len(self.queue)
@@ -285,6 +285,18 @@ def files_limited_to(size: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fill(folder: Path) -> None:
+    """Leave no byte of the disk."""
+    descriptor = os.open(folder / "filler", os.O_WRONLY | os.O_CREAT)
+    try:
+        for size in (4096, 1):
+            with suppress(OSError):
+                while True:
+                    os.write(descriptor, bytes(size))
+    finally:
+        os.close(descriptor)
 
 
 def test_on_a_full_disk_nothing_is_kept_in_part_and_afterwards_all_goes_on(tmp_path):

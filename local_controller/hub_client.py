@@ -156,15 +156,13 @@ class HubClient:
         if begin:
             headers["range"] = f"bytes={begin}-"
         with self._errors(), self._client.stream("GET", path, headers=headers) as response:
-            if response.status_code == 416:
-                raise TemporaryError(f"{self.url}{path}: has no byte {begin}; the download starts anew")
             if not response.is_success:
                 raise self._refusal("GET", path, response.status_code, response.headers, _bounded(response))
             found = response.headers.get("content-range", "") if response.status_code == 206 else "bytes 0-"
             first = found.removeprefix("bytes ").partition("-")[0]
             if not first.isdecimal() or int(first) not in (0, begin):
                 raise TemporaryError(f"{self.url}{path}: was asked from byte {begin} on and gives {found!r}")
-            yield Download(int(first), response.iter_raw(_CHUNK))
+            yield Download(int(first), response.iter_raw())  # as it comes, so that what came before a cut is kept
 
     def _ask(
         self,

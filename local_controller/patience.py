@@ -50,7 +50,7 @@ def patiently(
     clock
         Waits.
     wake
-        Ends a wait; it is cleared.
+        Ends a wait, and is cleared then.
     stopping
         Ends the trying.
     most_wait
@@ -74,9 +74,9 @@ def patiently(
         return max(_LEAST_WAIT, min(asked, _MOST_ASKED_WAIT), wait(state))
 
     def sleep(wanted: float) -> None:
-        wake.clear()
         if not stopping.is_set():
             clock.wait(wake, wanted)
+        wake.clear()
         if stopping.is_set():
             raise InterruptedJobError("the LocalController was asked to stop")
 

@@ -60,6 +60,9 @@ class SampleRecord:
         What diversity is measured on: a short vector.
     subject
         Whom the sample is of, where the script says so; samples of a subject can be deleted together.
+    ahead
+        Whether the content went ahead of the record, in pieces; a frame then holds none of it, and `size` stays the
+        content's.
     """
 
     id: str
@@ -75,6 +78,7 @@ class SampleRecord:
     probabilities: Sequence[float] | None = None
     embedding: Sequence[float] | None = None
     subject: str | None = None
+    ahead: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> SampleRecord:
@@ -124,6 +128,7 @@ def _check(record: SampleRecord) -> None:
         "probabilities": vector(record.probabilities),
         "embedding": vector(record.embedding),
         "subject": record.subject is None or text(record.subject, 200),
+        "ahead": isinstance(record.ahead, bool),
     }
     wrong = [name for name, right in checks.items() if not right]
     if wrong:
@@ -137,6 +142,8 @@ def sample_id_of(content: bytes) -> str:
 
 def pack(samples: Iterable[tuple[SampleRecord, bytes]]) -> bytes:
     """Return a frame: the length of a JSON list of records, the list, and the contents one after another.
+
+    The content of a record that is `ahead` has to be empty here.
 
     >>> record = SampleRecord(sample_id_of(b"x"), "text/plain", 1, "here", 1, 0.0, "hard")
     >>> [content for _, content in unpack(pack([(record, b"x")]))]
@@ -152,6 +159,8 @@ def pack(samples: Iterable[tuple[SampleRecord, bytes]]) -> bytes:
 
 def unpack(frame: bytes | memoryview) -> list[tuple[SampleRecord, bytes]]:
     """Return a frame's samples. Whether a content is what its id says is not looked at here.
+
+    A record that is `ahead` comes with an empty content.
 
     Raises
     ------
@@ -171,11 +180,12 @@ def unpack(frame: bytes | memoryview) -> list[tuple[SampleRecord, bytes]]:
         raise WireError("a frame's header is no list of records")
     found, begin = [], _LENGTH.size + length
     for record in (SampleRecord.from_json(value) for value in records):
-        content = bytes(frame[begin : begin + record.size])
-        if len(content) != record.size:
+        size = 0 if record.ahead else record.size
+        content = bytes(frame[begin : begin + size])
+        if len(content) != size:
             raise WireError(f"a frame ends within the content of sample {record.id}")
         found.append((record, content))
-        begin += record.size
+        begin += size
     if begin != len(frame):
         raise WireError(f"a frame has {len(frame) - begin} bytes after its last sample")
     return found

@@ -98,7 +98,7 @@ class Ingest:
         if length > limits.content or len(data) > PIECE:
             raise RefusedRequestError(
                 413,
-                f"the content has {length} bytes, in pieces of {len(data)}; expected at most {limits.content} and {PIECE}",
+                f"the content has {length} bytes, and this piece {len(data)}; at most {limits.content} and {PIECE} are taken",
             )
         _, size = self._usage(edge)
         if size + length > limits.edge_bytes:
@@ -166,6 +166,8 @@ def _check_storable(record: SampleRecord) -> None:
         json.dumps(told, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, TypeError, RecursionError) as error:
         raise DatasetError(f"its prediction is no JSON that can be kept ({type(error).__name__})") from error
+    if record.model >= 1 << 31:
+        raise DatasetError(f"its record says model {record.model}, which is no version")
     if not storable(record.subject, record.media_type, record.edge):
         raise DatasetError("its record has characters that cannot be kept")
 

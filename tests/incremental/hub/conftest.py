@@ -4,12 +4,38 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
+from contextlib import ExitStack, contextmanager
 
+import httpx
 import pytest
+import uvicorn
 
+from solar_corona.incremental.hub.accounts import Accounts
+from solar_corona.incremental.hub.app import create_app
 from solar_corona.incremental.hub.hub import Hub, HubSettings, LabelSpace
 from solar_corona.incremental.hub.ingest import Ingest
 from solar_corona.lib.sample_records import SampleRecord, pack, sample_id_of
+
+ADMIN, E1, E2 = "admin-token-0123456789", "edge-one-0123456789abc", "edge-two-0123456789abc"
+
+
+@contextmanager
+def served(hub, *extensions, port=0):
+    """Serve a hub on this machine, and give its URL."""
+    app = create_app(hub, Accounts(ADMIN, {"e1": E1, "e2": E2}), extensions=extensions)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started and thread.is_alive() and time.monotonic() < end:
+        time.sleep(0.005)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 class Clock:
@@ -80,3 +106,11 @@ def hub(make_hub):
 @pytest.fixture
 def samples(hub):
     return Samples(hub)
+
+
+@pytest.fixture
+def client_of():
+    with ExitStack() as stack:
+        yield lambda hub, *extensions: stack.enter_context(
+            httpx.Client(base_url=stack.enter_context(served(hub, *extensions)), timeout=20)
+        )

@@ -15,7 +15,6 @@ from solar_corona.incremental.hub.agreement import Vote, agree
 from solar_corona.incremental.hub.hub import Hub, HubSettings, LabelSpace, Limits
 from solar_corona.incremental.hub.labels import GivenLabel, LabelBook
 from solar_corona.incremental.tables import Sample
-
 from solar_corona.lib.sample_records import sample_id_of
 
 from .conftest import Samples

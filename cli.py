@@ -259,6 +259,56 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
         describe(current, console)
 
 
+incremental_app = typer.Typer(help="Look at, and steer, the loop of an incremental learning job.", no_args_is_help=True)
+app.add_typer(incremental_app, name="incremental")
+WhyOption = Annotated[str, typer.Option("--why", help="A note for those who read the decisions later.")]
+
+
+@incremental_app.command("status")
+def incremental_status(job: RunArgument, as_json: JsonOption = False) -> None:
+    """Show one page: samples, triggers, trainings, versions, canaries, and why the last decisions were taken."""
+    from .incremental.local_run import hub_of
+    from .incremental.loop.display import page
+
+    with hub_of(job, _root()) as hub:
+        found = hub.asked_status()
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        console.print(page(found))
+
+
+@incremental_app.command("train")
+def incremental_train(job: RunArgument, why: WhyOption = "") -> None:
+    """Start a training now, whatever the triggers say."""
+    _steer(job, "train", why)
+
+
+@incremental_app.command("pause")
+def incremental_pause(job: RunArgument, why: WhyOption = "") -> None:
+    """Take no further step until `resume`; edges go on answering."""
+    _steer(job, "pause", why)
+
+
+@incremental_app.command("resume")
+def incremental_resume(job: RunArgument, why: WhyOption = "") -> None:
+    """Go on where the loop was paused."""
+    _steer(job, "resume", why)
+
+
+@incremental_app.command("rollback")
+def incremental_rollback(job: RunArgument, why: WhyOption = "") -> None:
+    """Bring all edges back to the version before."""
+    _steer(job, "rollback", why)
+
+
+def _steer(job: str, command: Any, why: str) -> None:
+    from .incremental.local_run import hub_of
+
+    with hub_of(job, _root()) as hub:
+        console.print(hub.command(command, why), soft_wrap=True)
+
+
 @app.command()
 def tasks(job: RunArgument, as_json: JsonOption = False) -> None:
     """Show which edges' tasks are similar in the last run, and why."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import preparation
-from ..core.errors import SpecError
+from ..core.errors import PlatformError, SpecError
 from ..core.incremental_plan import ADMIN_TOKEN, PUBLIC_KEY, SIGNING_KEY, edge_token
 from ..core.incremental_spec import IncrementalLearningJob
 from ..core.job_file import JobFile, read_job_file
@@ -30,13 +30,13 @@ from ..core.preparation import (
     own_names,
     socket_folder,
 )
-from ..core.run_folder import RunFolder
+from ..core.run_folder import RunFolder, find_run
 from ..core.security import make_credentials, make_signing_key, make_token
 from ..core.workers import Plan
 from .loop.client import HubClient
 from .loop.status import LoopStatus
 
-__all__ = ["IncrementalRun", "check_inputs", "lasting_folder", "prepared"]
+__all__ = ["IncrementalRun", "check_inputs", "hub_of", "lasting_folder", "prepared"]
 
 _READ_EVERY = 0.5
 
@@ -80,6 +80,27 @@ def prepared(
         return read_job_file(path, changes, IncrementalLearningJob)
 
     return preparation.prepared(job_file, overrides, read=read, check=check_inputs, resume=False, root=root)
+
+
+def hub_of(what: str, root: Path | None) -> HubClient:
+    """Return a client of the hub of a job that runs on this machine; `what` is a job file, a run folder or a name.
+
+    Raises
+    ------
+    SpecError
+        If there is no run of it, or the job is of another kind.
+    PlatformError
+        If it does not run.
+    """
+    folder = find_run(what, root)
+    spec = read_job_file(folder.job_file, [], IncrementalLearningJob).job.spec
+    state = folder.read_state()
+    if state is None or state.address is None or folder.phase() not in ("starting", "running"):
+        raise PlatformError(
+            f"the last run of {what} is {folder.phase()}, and its hub with it; start it with `solar-corona run`"
+        )
+    keys = lasting_folder(folder.path.parent) / "keys"
+    return HubClient.of(state.address, keys / ADMIN_TOKEN, ca=keys / "ca.pem" if spec.security.tls else None)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..lib.hard_samples.subjects import subject as subject
     from .checks import check_hard_sample_detector as check_hard_sample_detector
     from .disagreement import Disagreement as Disagreement
+    from .drift_checks import check_drift_detector as check_drift_detector
     from .embedding_distance import EmbeddingDistance as EmbeddingDistance
     from .entropy import Entropy as Entropy
     from .labels import report_label as report_label
@@ -34,6 +35,7 @@ _PLACES = {
     "Seen": "..lib.hard_samples.detector",
     "Threshold": ".threshold",
     "Verdict": "..lib.hard_samples.detector",
+    "check_drift_detector": ".drift_checks",
     "check_hard_sample_detector": ".checks",
     "report_label": ".labels",
     "sample_id": ".labels",
@@ -50,6 +52,7 @@ __all__ = [
     "Seen",
     "Threshold",
     "Verdict",
+    "check_drift_detector",
     "check_hard_sample_detector",
     "report_label",
     "sample_id",

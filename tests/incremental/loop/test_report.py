@@ -79,7 +79,8 @@ def test_a_refused_version_says_what_it_lacks_first(hub: Hub) -> None:
 
 def test_a_version_that_canaries_stopped_says_why_and_runs_no_script(hub: Hub) -> None:
     page = report_page(hub, 3)
-    assert "Stopped after 18 samples:" in page
+    assert "Stopped:" in page
+    assert "31 % of the answers differ" in page
     assert "<script>" not in page
     assert "rolled back" in page
 

@@ -86,6 +86,10 @@ def main() -> None:
     figure, axes = plt.subplots(figsize=(11, 4.8))
     draw(axes)
     figure.savefig(PLACE, bbox_inches="tight", metadata={"Date": None})
+    text = PLACE.read_text(encoding="utf-8")
+    ways = "; ".join(f"{begin} to {end}: {words}" for begin, end, words, *_ in ARROWS)
+    told = f"<title>The states of the incremental learning loop</title>\n <desc>{ways}.</desc>\n <metadata>"
+    PLACE.write_text(text.replace("<metadata>", told, 1), encoding="utf-8")
 
 
 if __name__ == "__main__":

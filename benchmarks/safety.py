@@ -304,7 +304,8 @@ def main() -> None:
     reached = {name: sum(each.stopped == "all" for each in found) for name, found in courses.items()}
     plain = {name: sum(each.plain == "all" for each in found) for name, found in courses.items()}
     seen = [name for name in courses if name not in UNSEEN]
-    faults = [each for name in seen if name.startswith("served") for each in courses[name]]
+    # Where the gate refuses the candidate that a fault would befall, there is nothing to stop.
+    faults = [each for name in seen if name.startswith("served") for each in courses[name] if each.stopped != "gate"]
     figures = [
         Figure("bad_reached_all", sum(reached[name] for name in seen), "candidates", 0, better="low"),
         Figure("bad_reached_all_plain_gate", sum(plain[name] for name in seen), "candidates", None, better="low"),

@@ -51,7 +51,7 @@ class Inference:
 
     @property
     def kept(self) -> bool:
-        """Whether the sample was kept to be labelled."""
+        """Whether the sample was kept to be labelled, or would be if the script did not run alone."""
         return self.kept_sample is not None
 
     @property

@@ -119,9 +119,9 @@ def load_model(
     TemporaryError
         If a server that has the model cannot be reached.
     """
-    given = (pre_fun, post_fun, cloud_offload_algorithm, big_model_endpoint, big_model_post_fun, confidence_fun)
     from ..lib.following import has_versions
 
+    given = (pre_fun, post_fun, cloud_offload_algorithm, big_model_endpoint, big_model_post_fun, confidence_fun)
     options = (hard_sample_detection, deadline, upload, link_megabits)
     asked = any(value is not None for value in (*given, *options)) or (
         for_inference is None and module is None and has_versions(path)
@@ -193,11 +193,15 @@ def _edge_model(
 
     own = is_jobs_own(path)
     live = live_model(opened) if own else None
-    collector = open_collector(detection) if own or detection is not None else None
     serving = live.first() if live is not None else None
     if serving is None:
         runner = open_runner(path, sha256=sha256, custom_objects=custom_objects, threads=threads, convert=True)
         serving = Serving(runner, 1 if live is not None else 0)
+    try:
+        collector = open_collector(detection) if own or detection is not None else None
+    except ModelError:
+        serving.runner.close()
+        raise
     return EdgeModel(
         serving.runner,
         user_function(pre_fun),

@@ -161,7 +161,7 @@ class Collector:
             self._near_duplicates += 1
             return None
         kept = KeptSample(
-            own_copy(answered.sample) if self._sender.connected else answered.sample,
+            own_copy(answered.sample),
             self._form,
             edge=self._edge,
             model=answered.version,

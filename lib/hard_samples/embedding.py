@@ -20,6 +20,7 @@ EMBEDDING_OUTPUT = "embedding"
 
 _GRID, _DENSE = 8, 64
 _CHANNELS = (1, 3, 4)
+_NUMBERS = "biuf"
 _LARGEST = 4_096
 _CLOSE_PICTURES, _SAME, _NEVER = 0.05, 1e-6, -1.0
 
@@ -50,10 +51,11 @@ def embedding_of(inputs: Mapping[str, NDArray[Any]], outputs: Mapping[str, NDArr
         mean brightness in 8 x 8 fields, other numbers as they are or, where there are more than 64, in a random
         projection (Achlioptas 2003), texts by the words in them.
     """
-    if EMBEDDING_OUTPUT in outputs:
-        return Embedding(_projected(outputs[EMBEDDING_OUTPUT]), _CLOSE_PICTURES)
+    own = outputs.get(EMBEDDING_OUTPUT)
+    if own is not None and own.dtype.kind in _NUMBERS:
+        return Embedding(_projected(own), _CLOSE_PICTURES)
     value = next(iter(inputs.values()))
-    if value.dtype.kind not in "biuf":
+    if value.dtype.kind not in _NUMBERS:
         return Embedding(_finite(_of_texts(value.ravel().tolist())), _NEVER)
     picture = _picture(value)
     if picture is not None:

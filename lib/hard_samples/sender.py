@@ -104,7 +104,6 @@ class Sender:
     def keep(self, kept: KeptSample) -> bool:
         """Put a sample in; return False if there is no room, and it was dropped."""
         if self._client is None:
-            kept.sent()
             return True
         with self._lock:
             full = len(self._samples) >= _MOST_SAMPLES or self._bytes + kept.size > _MOST_BYTES

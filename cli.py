@@ -505,6 +505,60 @@ def serve(
     )
 
 
+@app.command("local-controller")
+def local_controller(
+    state: Annotated[Path, typer.Option(help="Folder of all that it keeps; one controller at a time may use it.")],
+    edge: Annotated[str, typer.Option(help="This edge's name.")],
+    job: Annotated[str, typer.Option(help="The job's name.")],
+    hub: Annotated[str, typer.Option(metavar="URL", help="Where samples go.")],
+    token_file: Annotated[Path, typer.Option(help="File of this edge's token for the hub.")],
+    ca: Annotated[Path | None, typer.Option(help="CA of the hub's certificate, PEM; by default the machine's.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Key that the hub's models are signed with; without it none is taken.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME=PATH", help="The model, and its version 1; NAME: the hub has it.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="Fingerprint that version 1 must have.")] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Option("--dataset", metavar="NAME=PATH", help="A dataset of this node.")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(help="Bytes that wait to go up, at most.")] = 1 << 30,
+    max_rate: Annotated[int | None, typer.Option(help="Bytes a second that go up, at most.")] = None,
+    quiet_hours: Annotated[
+        str | None, typer.Option(metavar="HH:MM-HH:MM", help="When nothing goes up, in UTC.")
+    ] = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="Unix socket to listen on; by default controller.sock in the state folder.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1 instead, with controller.token."),
+    ] = None,
+) -> None:
+    """Run a node's LocalController, until SIGTERM or Ctrl-C: it keeps samples, sends them up, and fetches models."""
+    from .local_controller.command import parse_options, run_controller
+
+    if socket is not None and port is not None:
+        raise SpecError("--socket and --port exclude each other; give one of them")
+    options = parse_options(
+        state=state,
+        edge=edge,
+        job=job,
+        hub=hub,
+        token_file=token_file,
+        ca=ca,
+        public_key=public_key,
+        model=model,
+        model_sha256=sha256,
+        datasets=datasets or [],
+        max_bytes=max_bytes,
+        max_rate=max_rate,
+        quiet_hours=quiet_hours,
+    )
+    run_controller(options, announce=lambda text: console.print(text, soft_wrap=True), socket_path=socket, port=port)
+
+
 @app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The shallow model.")],

@@ -50,7 +50,7 @@ def counts(hub: Hub) -> dict[str, Any]:
         ).all()
         return {
             "samples": sum(count for _, count in states),
-            "states": dict(states),
+            "states": {row[0]: row[1] for row in states},
             "edges": {edge: {"samples": count, "bytes": int(size or 0)} for edge, count, size in edges},
         }
 

@@ -123,6 +123,11 @@ class Triggers:
             if rule.drift is not None:
                 detector(rule.drift)
 
+    @property
+    def labels_needed(self) -> int:
+        """New labels without which no training starts."""
+        return self._spec.labels_needed
+
     def look(self, session: Session, state: Mapping[str, Any], *, serving: int, now: float) -> Look:
         """Look at all rules.
 

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import incremental as incremental
     from . import joint_inference as joint_inference
     from .fl_client import collaborative_training as collaborative_training
     from .joint_inference.loading import load_model as load_model
@@ -41,6 +42,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "check_strategy": (".strategies.checks", "check_strategy"),
     "collaborative_training": (".fl_client.collaborative_training", None),
     "context": (".lib.context", None),
+    "incremental": (".incremental", None),
     "joint_inference": (".joint_inference", None),
     "load_dataset": (".lib.datasets", "load_dataset"),
     "load_eval_dataset": (".lib.datasets", "load_eval_dataset"),
@@ -63,6 +65,7 @@ __all__ = [
     "check_strategy",
     "collaborative_training",
     "context",
+    "incremental",
     "joint_inference",
     "load_dataset",
     "load_eval_dataset",

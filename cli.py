@@ -67,10 +67,12 @@ def run(
     """Run a job on this machine, and show how it goes."""
     from .core.job_file import read_any_job_file
 
-    if read_any_job_file(job, overrides or []).job.kind == "JointInferenceService":
+    kind = read_any_job_file(job, overrides or []).job.kind
+    if kind != "FederatedLearningJob":
         if resume or in_process:
-            raise SpecError("a JointInferenceService has no rounds; leave out --resume and --in-process")
-        _run_inference(job, overrides or [], as_json=as_json)
+            raise SpecError(f"a {kind} has no rounds; leave out --resume and --in-process")
+        how = _run_inference if kind == "JointInferenceService" else _run_incremental
+        how(job, overrides or [], as_json=as_json)
         return
     from .fl_server.local_run import LocalRun, prepared
 
@@ -97,6 +99,20 @@ def _run_inference(job: Path, overrides: list[str], *, as_json: bool) -> None:
         print_json({"result": "succeeded", "run": str(folder.path)})
     elif not console.is_terminal:
         console.print(view.table())
+
+
+def _run_incremental(job: Path, overrides: list[str], *, as_json: bool) -> None:
+    from .incremental.local_run import IncrementalRun, prepared
+    from .incremental.loop.display import display
+
+    with prepared(job, overrides, root=_root()) as (file, folder):
+        run = IncrementalRun.of(file, folder)
+        if not as_json:
+            console.print(f"the hub and its pages: {run.page}", soft_wrap=True)
+        with display(console, as_json=as_json) as show:
+            run.run(show)
+    if as_json:
+        print_json({"result": "succeeded", "run": str(folder.path)})
 
 
 def _shown(folder: RunFolder, work: Any, *, as_json: bool) -> RunView:
@@ -170,6 +186,7 @@ def print_json(value: object) -> None:
 @app.command()
 def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption = False) -> None:
     """Check a job file, its script, its data and its strategy, and start nothing."""
+    from .core.incremental_spec import IncrementalLearningJob
     from .core.inference_spec import JointInferenceService
     from .core.job_file import read_any_job_file, read_job_file
     from .core.plan import plan
@@ -183,6 +200,12 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
         check_inputs(read_job_file(job, overrides or [], JointInferenceService))
         count = len(file.job.spec.edges)
         told = f"{count} edge{'s' * (count != 1)}, {'a cloud worker' if file.job.spec.cloud_worker else 'an endpoint'}"
+    elif isinstance(file.job, IncrementalLearningJob):
+        from .incremental.local_run import check_inputs as check_incremental
+
+        check_incremental(read_job_file(job, overrides or [], IncrementalLearningJob))
+        count = len(file.job.spec.inference.edges)
+        told = f"{count} edge{'s' * (count != 1)}, labels from {file.job.spec.labelling.source}"
     else:
         from .fl_client.edge_data import named_division
         from .fl_server.job_checks import check_job
@@ -192,7 +215,8 @@ def validate(job: JobArgument, overrides: SetOption = None, as_json: JsonOption 
         if ":" in spec.tasks.division:
             named_division(spec.tasks.division)
         told = f"{len(spec.edges)} edges, {spec.aggregation.rounds} rounds of {spec.algorithm}"
-    workers = plan(file, local_placement(file, RunFolder(Path(".solar-corona")), address="127.0.0.1:9")).workers
+    here = Path(".solar-corona")
+    workers = plan(file, local_placement(file, RunFolder(here), address="127.0.0.1:9", lasting=here)).workers
     if as_json:
         print_json({"valid": True, "job": file.job.metadata.name, "workers": [w.name for w in workers]})
     else:
@@ -233,6 +257,56 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
         print_json(current.model_dump(mode="json"))
     else:
         describe(current, console)
+
+
+incremental_app = typer.Typer(help="Look at, and steer, the loop of an incremental learning job.", no_args_is_help=True)
+app.add_typer(incremental_app, name="incremental")
+WhyOption = Annotated[str, typer.Option("--why", help="A note for those who read the decisions later.")]
+
+
+@incremental_app.command("status")
+def incremental_status(job: RunArgument, as_json: JsonOption = False) -> None:
+    """Show one page: samples, triggers, trainings, versions, canaries, and why the last decisions were taken."""
+    from .incremental.local_run import hub_of
+    from .incremental.loop.display import page
+
+    with hub_of(job, _root()) as hub:
+        found = hub.asked_status()
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+    else:
+        console.print(page(found))
+
+
+@incremental_app.command("train")
+def incremental_train(job: RunArgument, why: WhyOption = "") -> None:
+    """Start a training now, whatever the triggers say."""
+    _steer(job, "train", why)
+
+
+@incremental_app.command("pause")
+def incremental_pause(job: RunArgument, why: WhyOption = "") -> None:
+    """Take no further step until `resume`; edges go on answering."""
+    _steer(job, "pause", why)
+
+
+@incremental_app.command("resume")
+def incremental_resume(job: RunArgument, why: WhyOption = "") -> None:
+    """Go on where the loop was paused."""
+    _steer(job, "resume", why)
+
+
+@incremental_app.command("rollback")
+def incremental_rollback(job: RunArgument, why: WhyOption = "") -> None:
+    """Bring all edges back to the version before."""
+    _steer(job, "rollback", why)
+
+
+def _steer(job: str, command: Any, why: str) -> None:
+    from .incremental.local_run import hub_of
+
+    with hub_of(job, _root()) as hub:
+        console.print(hub.command(command, why), soft_wrap=True)
 
 
 @app.command()
@@ -429,6 +503,60 @@ def serve(
         threads=threads,
         model_control=model_control,
     )
+
+
+@app.command("local-controller")
+def local_controller(
+    state: Annotated[Path, typer.Option(help="Folder of all that it keeps; one controller at a time may use it.")],
+    edge: Annotated[str, typer.Option(help="This edge's name.")],
+    job: Annotated[str, typer.Option(help="The job's name.")],
+    hub: Annotated[str, typer.Option(metavar="URL", help="Where samples go.")],
+    token_file: Annotated[Path, typer.Option(help="File of this edge's token for the hub.")],
+    ca: Annotated[Path | None, typer.Option(help="CA of the hub's certificate, PEM; by default the machine's.")] = None,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Key that the hub's models are signed with; without it none is taken.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME=PATH", help="The model, and its version 1; NAME: the hub has it.")
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="Fingerprint that version 1 must have.")] = None,
+    datasets: Annotated[
+        list[str] | None, typer.Option("--dataset", metavar="NAME=PATH", help="A dataset of this node.")
+    ] = None,
+    max_bytes: Annotated[int, typer.Option(help="Bytes that wait to go up, at most.")] = 1 << 30,
+    max_rate: Annotated[int | None, typer.Option(help="Bytes a second that go up, at most.")] = None,
+    quiet_hours: Annotated[
+        str | None, typer.Option(metavar="HH:MM-HH:MM", help="When nothing goes up, in UTC.")
+    ] = None,
+    socket: Annotated[
+        Path | None, typer.Option(help="Unix socket to listen on; by default controller.sock in the state folder.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1 instead, with controller.token."),
+    ] = None,
+) -> None:
+    """Run a node's LocalController, until SIGTERM or Ctrl-C: it keeps samples, sends them up, and fetches models."""
+    from .local_controller.command import parse_options, run_controller
+
+    if socket is not None and port is not None:
+        raise SpecError("--socket and --port exclude each other; give one of them")
+    options = parse_options(
+        state=state,
+        edge=edge,
+        job=job,
+        hub=hub,
+        token_file=token_file,
+        ca=ca,
+        public_key=public_key,
+        model=model,
+        model_sha256=sha256,
+        datasets=datasets or [],
+        max_bytes=max_bytes,
+        max_rate=max_rate,
+        quiet_hours=quiet_hours,
+    )
+    run_controller(options, announce=lambda text: console.print(text, soft_wrap=True), socket_path=socket, port=port)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from .incremental_spec import HardSamples
 from .inference_spec import Offload
 from .spec import Aggregation, Evaluation, Tasks
 from .spec_parts import DatasetSource, ModelSource
@@ -70,3 +71,6 @@ class ContextDocument(_Part):
     deep_model: DeepModel | None = Field(default=None, description="Where hard samples go, in joint inference.")
     offload: Offload | None = Field(default=None, description="What decides which samples are hard.")
     deadline: float | None = Field(default=None, description="Seconds in which the deep model has to answer.")
+    hard_samples: HardSamples | None = Field(default=None, description="Which samples are kept to be labelled.")
+    controller: str | None = Field(default=None, description="Unix socket of the node's LocalController.")
+    live_model: str | None = Field(default=None, description="File that says which version to answer with.")

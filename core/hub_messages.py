@@ -12,6 +12,16 @@ POST     /v1/heartbeat                   `Heartbeat` → `Orders`
 POST     /v1/observations                `Observations` → 204; safe to repeat, by sequence number
 GET      /v1/models/{version}/file       a model's file, with `Range`; a folder comes as one .zip
 =======  ==============================  ==========================================================
+
+Contents of more than `PIECE` bytes go in pieces, before their record, which then says `ahead`:
+
+* HEAD answers 200 with `Upload-Offset`, the bytes that the hub has, or 404 where it has none. An offset that is the
+  content's size means that the content is whole, also where it came with another sample or long ago.
+* PATCH carries `Upload-Offset` and `Upload-Length` (the content's size) and at most `PIECE` bytes; the answer is 204
+  with the new `Upload-Offset`. With another offset than the hub's it is 409, with the hub's `Upload-Offset`. When the
+  last bytes do not make the content that its id says, the answer is 422, and the hub has forgotten the pieces; 413
+  says that the content is larger than it takes, 507 that a quota is reached.
+* A record that says `ahead` without a whole content gets the outcome `later`, and the pieces are sent again.
 """
 
 from __future__ import annotations
@@ -21,6 +31,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 __all__ = [
+    "PIECE",
     "Heartbeat",
     "Label",
     "Labels",
@@ -35,6 +46,9 @@ __all__ = [
     "Receipts",
     "WorkerState",
 ]
+
+PIECE = 1 << 20
+"""Bytes of the largest piece of a content, and of the largest content that travels within a frame."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -165,6 +179,7 @@ class Observation(_Message):
     confidence: float = Field(ge=0, le=1)
     reference_confidence: float = Field(ge=0, le=1)
     answer: int | None = Field(default=None, description="The class, for classifiers.")
+    reference_answer: int | None = Field(default=None, description="The version before's class.")
     milliseconds: float = Field(default=0.0, ge=0)
     reference_milliseconds: float = Field(default=0.0, ge=0)
     error: bool = Field(default=False, description="Whether the candidate raised or answered with no numbers.")

@@ -54,6 +54,12 @@ class NamedModel(Part):
         description="What its outputs mean, in order; labellers see these. By default the numbers 0 to K-1.",
     )
 
+    pre_fun: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")] | None = Field(
+        default=None,
+        description="Where scripts give `load_model` a pre_fun: the same as `module:function`, for the gate, which "
+        "answers with samples as scripts have them. The module stands beside the job file, or is installed.",
+    )
+
     @property
     def source(self) -> ModelSource:
         """Where version 1 is."""
@@ -268,9 +274,9 @@ class IncrementalLearningSpec(Part):
     """A model in use, and the loop that keeps it good."""
 
     model: NamedModel = Field(description="The model.")
-    inference: InferenceWorker = Field(description="What runs on each edge.")
+    inference: InferenceWorker = Field(description="The script on each edge, and the edges.")
     hard_samples: HardSamples = Field(default_factory=HardSamples, description="Which samples go up.")
-    labelling: Labelling = Field(default_factory=Labelling, description="Where labels come from.")
+    labelling: Labelling = Field(default_factory=Labelling, description="Who labels samples.")
     trigger: Trigger = Field(
         default_factory=lambda: Trigger(any=[TriggerRule(labelled=200)]), description="When a training starts."
     )

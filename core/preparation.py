@@ -33,9 +33,11 @@ __all__ = [
     "check_model",
     "check_script",
     "local_placement",
+    "make_private_folder",
     "own_names",
     "place_of",
     "prepared",
+    "socket_folder",
     "source_path",
 ]
 
@@ -237,27 +239,28 @@ def local_placement(
 
 
 def _lasting_in(folder: Path) -> Lasting:
-    sockets = _socket_folder(folder)
+    sockets = socket_folder(folder)
     return Lasting(folder=lambda worker: str(folder / worker), socket=lambda edge: str(sockets / f"{edge}.sock"))
 
 
-def _socket_folder(of: Path) -> Path:
-    """Return where the sockets of what is kept in a folder are: a short path, for the system allows 108 bytes.
+def socket_folder(of: Path) -> Path:
+    """Return where the sockets of what is kept in a folder are: a short path, for the system allows 108 bytes."""
+    digest = hashlib.sha256(str(of.resolve()).encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"solar-corona-{os.getuid()}-{digest}"
 
-    It is made if it is not there, readable by this user alone.
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that this user alone may enter, if it is not there.
 
     Raises
     ------
     PlatformError
-        If another user has made it.
+        If another user has made it, or may enter it.
     """
-    digest = hashlib.sha256(str(of).encode()).hexdigest()[:12]
-    path = Path(tempfile.gettempdir()) / f"solar-corona-{os.getuid()}-{digest}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = path.stat(follow_symlinks=False)
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or path.is_symlink():
         raise PlatformError(f"{path} is not this user's alone; remove it, or set TMPDIR to a folder of your own")
-    return path
 
 
 def own_names(listen: str) -> list[str]:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and certificates of a run: a CA of its own, the SuperLink's certificate, a key for each edge."""
+"""Keys and certificates of a job: a CA of its own, certificates, a key for each edge, and one to sign models with."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import ipaddress
 import os
 import secrets
@@ -11,12 +13,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["make_credentials", "make_runtime_secret", "make_token"]
+from .errors import PlatformError
+
+__all__ = ["is_signed", "make_credentials", "make_runtime_secret", "make_signing_key", "make_token", "sign"]
 
 _VALID_FOR = timedelta(days=365)
 _CLOCK_SKEW = timedelta(hours=1)
@@ -66,6 +79,59 @@ def make_credentials(folder: Path, *, hosts: Sequence[str], edges: Sequence[str]
         (folder / f"edge-{edge}.pub").write_bytes(public)
     # Last, so that where it is there, all are.
     (folder / "ca.pem").write_bytes(ca.public_bytes(Encoding.PEM))
+
+
+def make_signing_key(private: Path, public: Path) -> None:
+    """Write an Ed25519 key (RFC 8032), readable by this user alone, and its public half; folders are made."""
+    key = Ed25519PrivateKey.generate()
+    private.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.parent.mkdir(parents=True, exist_ok=True)
+    # Last, so that where it is there, both are.
+    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+
+def sign(private: Path, text: bytes) -> str:
+    """Return the signature of a text, in base64.
+
+    Raises
+    ------
+    PlatformError
+        If the file is no Ed25519 key.
+    """
+    try:
+        key = load_pem_private_key(private.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise _no_key(private, error) from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _no_key(private, None)
+    return base64.b64encode(key.sign(text)).decode()
+
+
+def is_signed(public: Path, text: bytes, signature: str) -> bool:
+    """Tell whether a signature in base64 is that of a text.
+
+    Raises
+    ------
+    PlatformError
+        If the file is no Ed25519 public key.
+    """
+    try:
+        key = load_pem_public_key(public.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _no_key(public, error) from error
+    if not isinstance(key, Ed25519PublicKey):
+        raise _no_key(public, None)
+    try:
+        key.verify(base64.b64decode(signature, validate=True), text)
+    except (InvalidSignature, binascii.Error, ValueError):
+        return False
+    return True
+
+
+def _no_key(path: Path, error: Exception | None) -> PlatformError:
+    why = f" ({error})" if error is not None else ""
+    return PlatformError(f"{path}: is no Ed25519 key in PEM{why}; remove it, and the next run makes one")
 
 
 def _authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -19,7 +19,9 @@ __all__ = [
     "DatasetVersionSample",
     "Decision",
     "Edge",
+    "GoneSample",
     "LabelEntry",
+    "LabelEvent",
     "LoopState",
     "ModelVersion",
     "ObservationEntry",
@@ -49,6 +51,7 @@ class Edge(Base):
     name: Mapped[str] = mapped_column(String(63), primary_key=True)
     seen_at: Mapped[float]
     heartbeat: Mapped[dict[str, Any]] = mapped_column(JSON)
+    clock_ahead: Mapped[float]  # seconds by which its clock was ahead of the hub's at its last heartbeat
     wanted_version: Mapped[int | None]  # what the rollout wants there; None: the promoted version
     shadow_version: Mapped[int | None]
 
@@ -79,6 +82,18 @@ class Sample(Base):
     labelled_at: Mapped[float | None] = mapped_column(index=True)
 
 
+class GoneSample(Base):
+    """A sample that was deleted, so that an edge that sends it again does not bring it back."""
+
+    __tablename__ = "gone_samples"
+    id: Mapped[str] = mapped_column(_Id, primary_key=True)
+    at: Mapped[float]
+    why: Mapped[str] = mapped_column(String(16))  # retention, or subject
+    pending: Mapped[bool] = mapped_column(index=True)  # whether its content may still be there
+    source: Mapped[str | None] = mapped_column(String(100))  # a labelling source that still has to give it up
+    task: Mapped[str | None] = mapped_column(String(200))
+
+
 class LabelEntry(Base):
     """What one labeller said of a sample; kept also where it was not agreed on."""
 
@@ -94,14 +109,31 @@ class LabelEntry(Base):
     at: Mapped[float]
 
 
+class LabelEvent(Base):
+    """What was done to a sample's labels, in order; nothing in here is ever changed, only deleted with its sample."""
+
+    __tablename__ = "label_events"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    sample: Mapped[str] = mapped_column(_Id, index=True)
+    at: Mapped[float]
+    what: Mapped[str] = mapped_column(String(16))  # labelled, skipped, undone; or the state that it came to
+    source: Mapped[str] = mapped_column(String(100))
+    by: Mapped[str] = mapped_column(String(200))
+    value: Mapped[Any] = mapped_column(JSON, nullable=True)
+
+
 class DatasetVersion(Base):
-    """A set of labelled samples that never changes; `digest` is of its list of ids and labels."""
+    """A set of labelled samples; `digest` is of its list of ids, splits and labels.
+
+    It never changes, but for samples that have to be deleted everywhere: then `missing` says how many.
+    """
 
     __tablename__ = "dataset_versions"
     version: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     digest: Mapped[str] = mapped_column(_Id, unique=True)
     made_at: Mapped[float]
     count: Mapped[int]
+    missing: Mapped[int] = mapped_column(default=0)
 
 
 class DatasetVersionSample(Base):

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
+from ..lib.hard_samples.collector import Answered, Collector
+from ..lib.hard_samples.embedding import Embedding, embedding_of
+from ..lib.hard_samples.kept_sample import KeptSample
+from ..lib.live_model import LiveModel, Serving
 from ..lib.runners.runner import Runner
-from ..lib.scores import ConfidenceFunction, is_boxes, scores_of
+from ..lib.scores import ConfidenceFunction, Scores, is_boxes, scores_of
+from ..lib.shadow_model import Compared, ShadowModel
 from .deep_model import DeepAnswer, DeepModel
 from .inference import Inference
 from .offload import Decision, OffloadAlgorithm
-from .samples import Function, Given, given
+from .samples import Function, Given
+from .shallow_model import Ran, ShallowModel
 from .statistics import EdgeStatistics, Recorder
 
 __all__ = ["EdgeModel"]
@@ -32,18 +38,30 @@ _AT_ONCE = 4
 _MOST_SAID = 100
 _NOBODY_DECIDES: Sequence[Decision | None] = ()
 _Outputs = Mapping[str, NDArray[Any]]
+Shadowing = Callable[[Serving, Callable[[_Outputs, int], Sequence[Scores | None]]], ShadowModel]
+"""Makes what compares with a version: called with it, and with what reads its outputs."""
 
 
 @dataclass(frozen=True)
 class _Shallow:
     """What the shallow model made of a call: its outputs, what `post_fun` made of them, and what is hard."""
 
-    given: Given
-    outputs: _Outputs
+    ran: Ran
     result: Any
+    scores: Sequence[Scores | None]
     decisions: Sequence[Decision | None]
     hard: Sequence[int]
     seconds: float
+
+    @property
+    def given(self) -> Given:
+        """The call's samples."""
+        return self.ran.given
+
+    @property
+    def outputs(self) -> _Outputs:
+        """What the model gave."""
+        return self.ran.outputs
 
 
 @dataclass(frozen=True)
@@ -78,6 +96,14 @@ class EdgeModel:
         Counts what happens.
     name
         The model's name, for status pages.
+    collector
+        Keeps hard samples; None keeps none.
+    version
+        The version that `runner` is; 0 where none is known.
+    live
+        Changes the version while the script runs; None never does.
+    shadowed
+        Makes what compares with the version before, on a canary.
     """
 
     def __init__(
@@ -92,14 +118,31 @@ class EdgeModel:
         confidence_fun: ConfidenceFunction | None = None,
         recorder: Recorder | None = None,
         name: str = "",
+        collector: Collector | None = None,
+        version: int = 0,
+        live: LiveModel | None = None,
+        shadowed: Shadowing | None = None,
     ) -> None:
-        self._runner, self._pre, self._post = runner, pre_fun, post_fun
+        self._pre, self._post = pre_fun, post_fun
+        self._collector, self._live = collector, live
+        self._model = ShallowModel(
+            Serving(runner, version),
+            confidence=confidence_fun,
+            shadowed=None if shadowed is None else lambda serving: shadowed(serving, self._model.read),
+        )
         self._algorithm, self._deep, self._deep_post = algorithm, deep_model, big_model_post_fun
         self._confidence, self._name = confidence_fun, name
         self._recorder = recorder or Recorder(name)
         self._recorder.told(model=name)
         self._lock = threading.Lock()
         self._said: set[str] = set()
+        if live is not None:
+            live.follow(self._model)
+
+    @property
+    def version(self) -> int:
+        """The version that answers now; 0 where none is known."""
+        return self._model.serving.version
 
     @property
     def statistics(self) -> EdgeStatistics:
@@ -119,6 +162,8 @@ class EdgeModel:
             return self._answer(shallow).result
         # Most samples come this way, and their story is told to nobody.
         self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
+        if self._collector is not None or self._model.beside is not None:
+            self._look(shallow)
         return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
@@ -154,10 +199,14 @@ class EdgeModel:
 
     def close(self) -> None:
         """Leave the last statistics, close connections and free the model."""
+        if self._live is not None:
+            self._live.close()
+        if self._collector is not None:
+            self._collector.close()
         self._recorder.close()
         if self._deep is not None:
             self._deep.close()
-        self._runner.close()
+        self._model.close()
 
     def __enter__(self) -> EdgeModel:
         return self
@@ -185,27 +234,77 @@ class EdgeModel:
     def _think(self, sample: Any) -> _Shallow:
         begin = time.perf_counter()
         prepared = sample if self._pre is None else self._pre(sample)
-        batch = given(sample, prepared, self._runner.inputs)
-        with self._lock:
-            outputs = self._runner.run(batch.inputs)
-        result = _in_form(outputs, batch)
+        ran = self._model.run(sample, prepared)
+        batch = ran.given
+        result = _in_form(ran.outputs, batch)
         if self._post is not None:
             result = self._post(result)
-        decisions = self._decide(batch, outputs, result) if self._algorithm is not None else _NOBODY_DECIDES
+        scores, decisions = self._scores(ran, result), _NOBODY_DECIDES
+        if self._algorithm is not None:
+            decisions = self._decide(scores)
         hard = [place for place, decision in enumerate(decisions) if decision is not None and decision.upload]
         return _Shallow(
-            batch, outputs, result, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
+            ran, result, scores, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
         )
 
-    def _decide(self, batch: Given, outputs: _Outputs, result: Any) -> Sequence[Decision | None]:
-        assert self._algorithm is not None
-        found = []
+    def _scores(self, ran: Ran, result: Any) -> Sequence[Scores | None]:
+        if self._algorithm is None and self._collector is None and self._model.beside is None:
+            return ()
+        batch = ran.given
+        found: list[Scores | None] = []
         for place in range(len(batch)):
-            own = [value[place] for value in outputs.values()]
-            scores = scores_of(own, _of_sample(result, place, batch), self._confidence)
-            with self._lock:
-                found.append(self._algorithm.decide(scores))
+            try:
+                found.append(self._model.scores_of(ran.outputs, place, _of_sample(result, place, batch)))
+            except ModelError as error:
+                if self._algorithm is not None:
+                    raise
+                # Chance alone keeps samples of such a model.
+                self._warn_once("which samples are hard cannot be told", error)
+                found.append(None)
         return found
+
+    def _decide(self, scores: Sequence[Scores | None]) -> Sequence[Decision | None]:
+        assert self._algorithm is not None
+        with self._lock:
+            return [self._algorithm.decide(each) for each in scores if each is not None]
+
+    def _look(
+        self, shallow: _Shallow, result: Any = None, *, deep: DeepAnswer | None = None, away: bool = False
+    ) -> Sequence[KeptSample | None]:
+        """Have each sample that was answered looked at, to be kept or compared; return what was kept of each."""
+        batch = shallow.given
+        kept: list[KeptSample | None] = [None] * len(batch)
+        result = shallow.result if deep is None else result
+        if self._collector is not None:
+            for place, sample in enumerate(batch.samples):
+                row = shallow.hard.index(place) if place in shallow.hard else None
+                kept[place] = self._collector.see(
+                    Answered(
+                        sample,
+                        _of_sample(result, place, batch),
+                        shallow.scores[place] if shallow.scores else None,
+                        lambda place=place: _embedding(shallow.ran, place),  # type: ignore[misc]
+                        deep=self._deep_scores(deep, row, _of_sample(result, place, batch)),
+                        degraded=away and row is not None,
+                        version=shallow.ran.version,
+                    )
+                )
+        beside = self._model.beside
+        if beside is not None:
+            ran = shallow.ran
+            failed = ran.failed is not None
+            scores = [None] * len(batch) if failed or not shallow.scores else shallow.scores
+            version = ran.version if ran.failed is None else ran.failed
+            beside.offer(Compared(batch.inputs, version, ran.seconds, scores, failed, kept, time.time()))
+        return kept
+
+    def _deep_scores(self, deep: DeepAnswer | None, row: int | None, result: Any) -> Scores | None:
+        if deep is None or row is None:
+            return None
+        try:
+            return scores_of([value[row] for value in deep.outputs.values()], result, self._confidence)
+        except (ModelError, IndexError):
+            return None
 
     def _answer(self, shallow: _Shallow, *, instead: str | None = None) -> _Answer:
         """Return the deep model's answer where it is wanted and can be had, else the shallow one's."""
@@ -216,8 +315,9 @@ class EdgeModel:
                 deep, result = self._ask(shallow, hard)
             except (ModelError, TemporaryError) as error:
                 trouble = str(error)
-                self._warn_once(error)
+                self._warn_once("the shallow model answers alone", error)
         cloud_seconds = time.perf_counter() - begin if hard and instead is None else None
+        kept = self._look(shallow, result, deep=deep, away=bool(hard) and deep is None)
         stories = []
         for place in range(len(shallow.given)):
             decision = shallow.decisions[place] if shallow.decisions else None
@@ -236,6 +336,7 @@ class EdgeModel:
                     cloud_seconds=cloud_seconds if wanted else None,
                     model=self._name,
                     deep_model=deep.model if deep is not None and by_cloud else "",
+                    kept_sample=kept[place],
                 )
             )
         self._count(stories, deep)
@@ -292,11 +393,11 @@ class EdgeModel:
         if self._deep is not None and any(story.cloud_seconds is not None for story in stories):
             self._recorder.told(circuit=self._deep.circuit, deep_model=deep.model if deep is not None else None)
 
-    def _warn_once(self, error: Exception) -> None:
+    def _warn_once(self, what: str, error: Exception) -> None:
         kind = f"{type(error).__name__}: {str(error)[:60]}"
         if kind not in self._said and len(self._said) < _MOST_SAID:
             self._said.add(kind)
-            _log.warning("the shallow model answers alone: %s", error)
+            _log.warning("%s: %s", what, error)
 
 
 def _in_form(outputs: _Outputs, batch: Given) -> Any:
@@ -315,6 +416,13 @@ def _of_sample(result: Any, place: int, batch: Given) -> Any:
     if isinstance(result, list | tuple | np.ndarray) and len(result) == len(batch):
         return result[place]
     return result
+
+
+def _embedding(ran: Ran, place: int) -> Embedding:
+    return embedding_of(
+        {name: value[place] for name, value in ran.given.inputs.items()},
+        {name: value[place] for name, value in ran.outputs.items()},
+    )
 
 
 def _fit(own: _Outputs, theirs: _Outputs) -> bool:

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import math
-
+from ..lib.confidences import entropy_confidence
 from ..lib.scores import Scores
 from .credit import Hold
 from .scored import ScoredAlgorithm
@@ -34,14 +33,4 @@ class Entropy(ScoredAlgorithm):
 
     def confidence(self, scores: Scores) -> float:
         """Return 1 − H/log K."""
-        values = scores.values.tolist()
-        if scores.boxes:
-            return min((_sureness((value, 1 - value)) for value in values), default=1.0)
-        return _sureness(values)
-
-
-def _sureness(probabilities: list[float] | tuple[float, ...]) -> float:
-    if len(probabilities) < 2:
-        return 1.0
-    entropy = -sum(p * math.log(p) for p in probabilities if p > 0)
-    return min(max(1 - entropy / math.log(len(probabilities)), 0.0), 1.0)
+        return entropy_confidence(scores)

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from ..lib.hard_samples.kept_sample import KeptSample
 from .statistics import Source
 
 __all__ = ["Inference"]
@@ -33,6 +34,8 @@ class Inference:
         Time of the deep model's answer with the way there and back; None where it was not asked.
     model, deep_model
         Name and version of the models, where known.
+    kept_sample
+        The sample, where it was kept to be labelled.
     """
 
     result: Any
@@ -44,3 +47,17 @@ class Inference:
     cloud_seconds: float | None
     model: str
     deep_model: str
+    kept_sample: KeptSample | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the sample was kept to be labelled, or would be if the script did not run alone."""
+        return self.kept_sample is not None
+
+    @property
+    def sample_id(self) -> str | None:
+        """The id of a sample that was kept, for `solar_corona.incremental.report_label`; None of any other.
+
+        It is the SHA-256 of the sample as it is written, which is done for it if it was not before.
+        """
+        return self.kept_sample.id if self.kept_sample is not None else None

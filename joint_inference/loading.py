@@ -16,6 +16,8 @@ from ..lib.verification import suffix_of
 if TYPE_CHECKING:
     from ..core.context_document import DeepModel as DeepModelAddress
     from ..lib.endpoints.endpoint import Endpoint
+    from ..lib.hard_samples.detector import HardSampleDetector
+    from ..lib.runners.runner import Runner
     from .edge_model import EdgeModel
     from .offload import OffloadAlgorithm
     from .statistics import Recorder
@@ -57,6 +59,7 @@ def load_model(
     big_model_endpoint: Endpoint | DeepModelAddress | str | Callable[[Any], Any] | None = None,
     big_model_post_fun: Callable[..., Any] | None = None,
     confidence_fun: ConfidenceFunction | None = None,
+    hard_sample_detection: HardSampleDetector | str | None = None,
     deadline: float | None = None,
     upload: UploadForm | None = None,
     link_megabits: float | None = None,
@@ -89,6 +92,9 @@ def load_model(
         What comes after the deep model, where its outputs are not like the shallow model's.
     confidence_fun
         For models that are neither classifiers nor detectors: called with a result, it says how sure the model is.
+    hard_sample_detection
+        Picks samples that are kept to be labelled: an object such as `solar_corona.incremental.Threshold(0.7)`, or a
+        name. By default the job's, for the job's own model, else none is kept.
     deadline
         Seconds in which the deep model has to answer; by default the job's, else 1.
     upload
@@ -113,8 +119,13 @@ def load_model(
     TemporaryError
         If a server that has the model cannot be reached.
     """
+    from ..lib.following import has_versions
+
     given = (pre_fun, post_fun, cloud_offload_algorithm, big_model_endpoint, big_model_post_fun, confidence_fun)
-    asked = any(value is not None for value in (*given, deadline, upload, link_megabits))
+    options = (hard_sample_detection, deadline, upload, link_megabits)
+    asked = any(value is not None for value in (*given, *options)) or (
+        for_inference is None and module is None and has_versions(path)
+    )
     if not asked and not for_inference and suffix_of(path) not in _RUN_ONLY:
         from ..lib import models
 
@@ -129,6 +140,7 @@ def load_model(
         endpoint=big_model_endpoint,
         big_model_post_fun=big_model_post_fun,
         confidence_fun=confidence_fun,
+        detection=hard_sample_detection,
         deadline=deadline,
         upload=upload,
         link_megabits=link_megabits,
@@ -147,6 +159,7 @@ def _edge_model(
     endpoint: Any,
     big_model_post_fun: Callable[..., Any] | None,
     confidence_fun: ConfidenceFunction | None,
+    detection: HardSampleDetector | str | None,
     deadline: float | None,
     upload: UploadForm | None,
     link_megabits: float | None,
@@ -154,6 +167,9 @@ def _edge_model(
     custom_objects: Mapping[str, Any] | None,
     threads: int,
 ) -> EdgeModel:
+    from ..lib.following import is_jobs_own, live_model, shadowed
+    from ..lib.hard_samples.opening import open_collector
+    from ..lib.live_model import Serving
     from ..lib.runners.opening import open_runner
     from .edge_model import EdgeModel
     from .samples import user_function
@@ -171,9 +187,23 @@ def _edge_model(
         seconds = deadline or (document.deadline if document is not None else None) or _DEADLINE
         link = LinkBudget(link_megabits) if link_megabits is not None else None
         deep = DeepModel(open_endpoint(endpoint), deadline=seconds, form=upload, link=link)
-    runner = open_runner(path, sha256=sha256, custom_objects=custom_objects, threads=threads, convert=True)
+
+    def opened(version: Path, fingerprint: str | None) -> Runner:
+        return open_runner(version, sha256=fingerprint, custom_objects=custom_objects, threads=threads, convert=True)
+
+    own = is_jobs_own(path)
+    live = live_model(opened) if own else None
+    serving = live.first() if live is not None else None
+    if serving is None:
+        runner = open_runner(path, sha256=sha256, custom_objects=custom_objects, threads=threads, convert=True)
+        serving = Serving(runner, 1 if live is not None else 0)
+    try:
+        collector = open_collector(detection) if own or detection is not None else None
+    except ModelError:
+        serving.runner.close()
+        raise
     return EdgeModel(
-        runner,
+        serving.runner,
         user_function(pre_fun),
         user_function(post_fun),
         algorithm=chosen,
@@ -182,6 +212,10 @@ def _edge_model(
         confidence_fun=confidence_fun,
         recorder=_recorder(chosen),
         name=Path(os.fspath(path)).name,
+        collector=collector,
+        version=serving.version,
+        live=live,
+        shadowed=shadowed if live is not None else None,
     )
 
 

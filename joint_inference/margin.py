@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..lib.confidences import margin_confidence
 from ..lib.scores import Scores
 from .credit import Hold
 from .scored import ScoredAlgorithm
@@ -35,15 +36,4 @@ class Margin(ScoredAlgorithm):
 
     def confidence(self, scores: Scores) -> float:
         """Return p₁ − p₂."""
-        values = scores.values.tolist()
-        if scores.boxes:
-            return min(values, default=1.0)
-        if len(values) < 2:
-            return values[0] if values else 1.0
-        first = second = 0.0
-        for value in values:
-            if value > first:
-                first, second = value, first
-            elif value > second:
-                second = value
-        return first - second
+        return margin_confidence(scores)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..lib.confidences import max_confidence
 from ..lib.scores import Scores
 from .credit import Hold
 from .scored import ScoredAlgorithm
@@ -34,7 +35,4 @@ class Threshold(ScoredAlgorithm):
 
     def confidence(self, scores: Scores) -> float:
         """Return max p."""
-        values = scores.values
-        if not len(values):
-            return 1.0
-        return float(values.min() if scores.boxes else values.max())
+        return max_confidence(scores)

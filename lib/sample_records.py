@@ -10,12 +10,12 @@ import hashlib
 import json
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from ..core.errors import WireError
 
-__all__ = ["FRAME_TYPE", "Reason", "SampleRecord", "pack", "sample_id_of", "unpack"]
+__all__ = ["FRAME_TYPE", "Reason", "SampleRecord", "encode_record", "pack", "pack_encoded", "sample_id_of", "unpack"]
 
 FRAME_TYPE = "application/vnd.solar-corona.samples"
 """The media type of a frame of samples."""
@@ -60,6 +60,9 @@ class SampleRecord:
         What diversity is measured on: a short vector.
     subject
         Whom the sample is of, where the script says so; samples of a subject can be deleted together.
+    ahead
+        Whether the content went ahead of the record, in pieces; a frame then holds none of it, and `size` stays the
+        content's.
     """
 
     id: str
@@ -75,6 +78,7 @@ class SampleRecord:
     probabilities: Sequence[float] | None = None
     embedding: Sequence[float] | None = None
     subject: str | None = None
+    ahead: bool = False
 
     @classmethod
     def from_json(cls, value: Any) -> SampleRecord:
@@ -85,8 +89,7 @@ class SampleRecord:
         WireError
             If it is none.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(value, dict) or not set(value) <= known:
+        if not isinstance(value, dict) or not set(value) <= set(_FIELDS):
             raise WireError("a sample's record is no mapping of the fields that it has")
         try:
             record = cls(**value)
@@ -94,6 +97,9 @@ class SampleRecord:
             raise WireError(f"a sample's record is not whole: {error}") from error
         _check(record)
         return record
+
+
+_FIELDS = tuple(field.name for field in fields(SampleRecord))
 
 
 def _check(record: SampleRecord) -> None:
@@ -124,6 +130,7 @@ def _check(record: SampleRecord) -> None:
         "probabilities": vector(record.probabilities),
         "embedding": vector(record.embedding),
         "subject": record.subject is None or text(record.subject, 200),
+        "ahead": isinstance(record.ahead, bool),
     }
     wrong = [name for name, right in checks.items() if not right]
     if wrong:
@@ -138,20 +145,41 @@ def sample_id_of(content: bytes) -> str:
 def pack(samples: Iterable[tuple[SampleRecord, bytes]]) -> bytes:
     """Return a frame: the length of a JSON list of records, the list, and the contents one after another.
 
+    The content of a record that is `ahead` has to be empty here.
+
     >>> record = SampleRecord(sample_id_of(b"x"), "text/plain", 1, "here", 1, 0.0, "hard")
     >>> [content for _, content in unpack(pack([(record, b"x")]))]
     [b'x']
     """
+    return pack_encoded((encode_record(record), content) for record, content in samples)
+
+
+def encode_record(record: SampleRecord) -> bytes:
+    """Return a record as it stands in a frame's list.
+
+    Raises
+    ------
+    ValueError
+        If it holds what JSON cannot, such as NaN.
+    """
+    values = {name: getattr(record, name) for name in _FIELDS}
+    return json.dumps(values, separators=(",", ":"), allow_nan=False).encode()
+
+
+def pack_encoded(samples: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a frame of records that `encode_record` made, and their contents."""
     records, contents = [], []
     for record, content in samples:
-        records.append(asdict(record))
+        records.append(record)
         contents.append(content)
-    header = json.dumps(records, separators=(",", ":"), allow_nan=False).encode()
+    header = b"[" + b",".join(records) + b"]"
     return b"".join((_LENGTH.pack(len(header)), header, *contents))
 
 
 def unpack(frame: bytes | memoryview) -> list[tuple[SampleRecord, bytes]]:
     """Return a frame's samples. Whether a content is what its id says is not looked at here.
+
+    A record that is `ahead` comes with an empty content.
 
     Raises
     ------
@@ -171,11 +199,12 @@ def unpack(frame: bytes | memoryview) -> list[tuple[SampleRecord, bytes]]:
         raise WireError("a frame's header is no list of records")
     found, begin = [], _LENGTH.size + length
     for record in (SampleRecord.from_json(value) for value in records):
-        content = bytes(frame[begin : begin + record.size])
-        if len(content) != record.size:
+        size = 0 if record.ahead else record.size
+        content = bytes(frame[begin : begin + size])
+        if len(content) != size:
             raise WireError(f"a frame ends within the content of sample {record.id}")
         found.append((record, content))
-        begin += record.size
+        begin += size
     if begin != len(frame):
         raise WireError(f"a frame has {len(frame) - begin} bytes after its last sample")
     return found

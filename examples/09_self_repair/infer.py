@@ -10,10 +10,6 @@ import numpy as np
 import solar_corona
 
 
-def pre_fun(image):
-    return image[..., None] / np.float32(255)
-
-
 def forms(stream, turned_after, samples):
     """Yield images of digits and what they are; from some sample on, the forms lie on their side."""
     images, digits, rng = stream["x"], stream["y"], np.random.default_rng(1)
@@ -25,7 +21,9 @@ def forms(stream, turned_after, samples):
 
 
 parameters = solar_corona.context.get_parameters
-model = solar_corona.load_model(solar_corona.context.get_model_path(), pre_fun)
+model = solar_corona.load_model(
+    solar_corona.context.get_model_path(), hard_sample_detection=solar_corona.incremental.Mixed()
+)
 pause, right, corrections = 1 / parameters("samples_per_second"), deque(maxlen=100), deque()
 with (
     np.load(parameters("stream")) as stream,

@@ -27,7 +27,9 @@ def prepare(folder: Path) -> None:
     keras.utils.set_random_seed(SEED)
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 1)),
+            keras.Input((8, 8)),
+            keras.layers.Rescaling(1 / 255),  # in the model, so that every script gives it images as they are
+            keras.layers.Reshape((8, 8, 1)),
             keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
             keras.layers.MaxPooling2D(),
             keras.layers.Conv2D(32, 3, padding="same", activation="relu"),
@@ -36,7 +38,7 @@ def prepare(folder: Path) -> None:
         ]
     )
     model.compile(optimizer=keras.optimizers.Adam(3e-3), loss="sparse_categorical_crossentropy")
-    model.fit(x[:700, ..., None] / 255, y[:700], batch_size=32, epochs=20, verbose=0)
+    model.fit(x[:700], y[:700], batch_size=32, epochs=20, verbose=0)
     model.save(folder / "digits.keras")
 
 

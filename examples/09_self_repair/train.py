@@ -14,5 +14,5 @@ model.compile(
     loss="sparse_categorical_crossentropy",
     metrics=["accuracy"],
 )
-model.fit(x[..., None] / 255, y, batch_size=32, epochs=epochs, verbose=2)
+model.fit(x, y, batch_size=32, epochs=epochs, verbose=2)
 solar_corona.save_model(model)

@@ -199,14 +199,17 @@ def test_the_example_of_the_reference_is_read(tmp_path):
             "FederatedLearnigJob",
             (
                 "job.yaml:2: kind is 'FederatedLearnigJob', expected one of FederatedLearningJob, "
-                "JointInferenceService, Dataset, Model; "
+                "JointInferenceService, IncrementalLearningJob, Dataset, Model; "
                 "did you mean FederatedLearningJob?"
             ),
         ),
         (
             "kind: FederatedLearningJob\n",
             "",
-            "job.yaml:1: kind is None, expected one of FederatedLearningJob, JointInferenceService, Dataset, Model",
+            (
+                "job.yaml:1: kind is None, expected one of FederatedLearningJob, JointInferenceService, "
+                "IncrementalLearningJob, Dataset, Model"
+            ),
         ),
         (
             "v1alpha1",

@@ -58,5 +58,7 @@ def test_no_schema_says_what_a_clusters_schema_cannot():
 def test_an_unknown_kind_is_told_with_the_nearest():
     with pytest.raises(SpecError, match=r"there is no kind 'Datset'; did you mean Dataset\?"):
         job_file_schema("Datset")
-    with pytest.raises(SpecError, match="known: FederatedLearningJob, JointInferenceService, Dataset, Model"):
+    with pytest.raises(
+        SpecError, match="known: FederatedLearningJob, JointInferenceService, IncrementalLearningJob, Dataset, Model"
+    ):
         job_file_schema("X")

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
-from solar_corona.core.security import make_credentials, make_runtime_secret
+from solar_corona.core.security import is_signed, make_credentials, make_runtime_secret, make_signing_key, sign
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +113,32 @@ def test_a_secret_is_new_each_time(tmp_path):
         found.add((tmp_path / name / "runtime.secret").read_bytes())
     assert len(found) == 2
     assert all(len(secret) == 64 for secret in found)
+
+
+@pytest.fixture(scope="module")
+def signing(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("signing")
+    make_signing_key(folder / "a.key", folder / "a.pub")
+    make_signing_key(folder / "b.key", folder / "b.pub")
+    return folder
+
+
+def test_a_signature_holds_for_its_own_text_and_key_alone(signing):
+    signature = sign(signing / "a.key", b"version 2")
+    assert is_signed(signing / "a.pub", b"version 2", signature)
+    assert not is_signed(signing / "a.pub", b"version 3", signature)
+    assert not is_signed(signing / "b.pub", b"version 2", signature)
+    assert stat.S_IMODE((signing / "a.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("signature", ["", "AAAA", "no base64!", "\u00e4", "A" * 5000])
+def test_what_is_no_signature_is_none(signing, signature):
+    assert not is_signed(signing / "a.pub", b"version 2", signature)
+
+
+def test_a_file_that_is_no_key_is_told_as_such(signing):
+    (signing / "bad").write_text("nonsense")
+    with pytest.raises(OSError, match="is no Ed25519 key"):
+        sign(signing / "bad", b"x")
+    with pytest.raises(OSError, match="is no Ed25519 key"):
+        is_signed(signing / "missing", b"x", "AAAA")

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a job's own model has beside its file: versions that come while the script runs, and a canary's comparison."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from . import context
+from .hard_samples.opening import open_sender
+from .live_model import LiveModel, Serving
+from .runners.runner import Runner
+from .scores import Scores
+from .shadow_model import Numbers, ShadowModel
+
+__all__ = ["has_versions", "is_jobs_own", "live_model", "shadowed"]
+
+_NUMBERS = "observations.seq"
+
+
+def is_jobs_own(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is that of the model which the job keeps better; scripts may load others beside it."""
+    document = context.current()
+    return document is not None and document.model is not None and document.model.path == os.fspath(path)
+
+
+def has_versions(path: str | os.PathLike[str]) -> bool:
+    """Tell whether the job makes versions of this model anew while the script runs."""
+    document = context.current()
+    return document is not None and document.live_model is not None and is_jobs_own(path)
+
+
+def live_model(opened: Callable[[Path, str | None], Runner]) -> LiveModel | None:
+    """Return what follows the job's versions; None where the job has one version alone.
+
+    Parameters
+    ----------
+    opened
+        Opens a version: called with its path and fingerprint.
+    """
+    document = context.current()
+    if document is None or document.live_model is None:
+        return None
+    return LiveModel(Path(document.live_model), opened, reporters=open_sender().reporters)
+
+
+def shadowed(
+    serving: Serving, read: Callable[[Mapping[str, NDArray[Any]], int], Sequence[Scores | None]]
+) -> ShadowModel:
+    """Return what compares a canary's answers with those of the version before, and tells the LocalController."""
+    document = context.current()
+    assert document is not None
+    assert document.live_model is not None
+    folder = document.state_folder or Path(document.live_model).parent
+    return ShadowModel(serving, read=read, send=open_sender().observe, numbers=Numbers(Path(folder, _NUMBERS)))

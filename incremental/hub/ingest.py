@@ -98,7 +98,7 @@ class Ingest:
         if length > limits.content or len(data) > PIECE:
             raise RefusedRequestError(
                 413,
-                f"the content has {length} bytes, and this piece {len(data)}; at most {limits.content} and {PIECE} are taken",
+                f"the content has {length} bytes, a piece {len(data)}; at most {limits.content} and {PIECE} are taken",
             )
         _, size = self._usage(edge)
         if size + length > limits.edge_bytes:

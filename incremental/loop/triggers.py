@@ -19,8 +19,9 @@ from ...core.errors import SpecError
 from ...core.incremental_spec import Trigger, TriggerRule
 from ..tables import ConsumedLabel, Edge, Sample
 from .audit import accuracy_of, was_wrong
+from .status import TriggerProgress
 
-__all__ = ["Detector", "Look", "Progress", "Triggers"]
+__all__ = ["Detector", "Look", "Triggers"]
 
 _LATEST, _FEWEST = 200, 50
 _ROWS = 5_000
@@ -50,28 +51,6 @@ class Detector(Protocol):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a rule is.
-
-    Parameters
-    ----------
-    rule
-        The rule, in words.
-    share
-        0 to 1.
-    met
-        Whether it asks for a training.
-    told
-        What there is, and what is asked.
-    """
-
-    rule: str
-    share: float
-    met: bool
-    told: str
-
-
-@dataclass(frozen=True)
 class Look:
     """What a look at the triggers came to.
 
@@ -91,7 +70,7 @@ class Look:
 
     fired: str | None
     blocked: str
-    progress: Sequence[Progress]
+    progress: Sequence[TriggerProgress]
     labels: int
     state: dict[str, Any]
 
@@ -174,12 +153,12 @@ class Triggers:
         """Return the state once an operator has asked for a training."""
         return {**copy.deepcopy(dict(state)), "asked": now}
 
-    def _met(self, progress: Sequence[Progress], *, asked: bool) -> str | None:
+    def _met(self, progress: Sequence[TriggerProgress], *, asked: bool) -> str | None:
         """Return why a training is asked for, or None."""
         either, every = progress[: len(self._spec.any)], progress[len(self._spec.any) :]
-        reasons = [each.told for each in either if each.met]
-        if every and all(each.met for each in every):
-            reasons += [each.told for each in every]
+        reasons = [each.text for each in either if each.due]
+        if every and all(each.due for each in every):
+            reasons += [each.text for each in every]
         if asked and not any(rule.manual for rule in self._rules):
             reasons.append("an operator asked for it")
         return "; ".join(reasons) or None
@@ -210,10 +189,10 @@ class Triggers:
         labels: int,
         serving: int,
         now: float,
-    ) -> Progress:
+    ) -> TriggerProgress:
         if rule.labelled is not None:
             share = min(labels / rule.labelled, 1.0)
-            return Progress("labelled", share, share >= 1, f"{labels} of {rule.labelled} new labels")
+            return _told("labelled", share, share >= 1, f"{labels} of {rule.labelled} new labels")
         if rule.schedule is not None:
             return _scheduled(rule.schedule, own, now)
         if rule.accuracy_below is not None:
@@ -221,22 +200,22 @@ class Triggers:
         if rule.drift is not None:
             return self._drift(session, rule.drift, own, kept, serving=serving)
         asked = kept.get("asked") is not None
-        return Progress(
+        return _told(
             "manual", float(asked), asked, "an operator asked for it" if asked else "no operator asked for it"
         )
 
-    def _accuracy(self, session: Session, limit: float, serving: int) -> Progress:
+    def _accuracy(self, session: Session, limit: float, serving: int) -> TriggerProgress:
         accuracy, count = accuracy_of(session, serving, latest=_LATEST, classes=self._classes)
         if count < _FEWEST:
             told = f"{count} labels of random samples that version {serving} answered; judged from {_FEWEST} on"
-            return Progress("accuracyBelow", 0.0, False, told)
+            return _told("accuracyBelow", 0.0, False, told)
         share = min((1 - accuracy) / (1 - limit), 1.0) if limit < 1 else 1.0
         told = f"accuracy {accuracy:.3f} on the latest {count} labels of random samples, asked below {limit:g}"
-        return Progress("accuracyBelow", share, accuracy < limit, told)
+        return _told("accuracyBelow", share, accuracy < limit, told)
 
     def _drift(
         self, session: Session, name: str, own: dict[str, Any], kept: Mapping[str, Any], *, serving: int
-    ) -> Progress:
+    ) -> TriggerProgress:
         """Give a detector what has come since the last look, in order; what it found stays until a training starts."""
         if own.get("version") != serving:
             own.clear()
@@ -260,7 +239,11 @@ class Triggers:
         seen = f"{own.get('seen:confidences', 0)} confidences and {own.get('seen:errors', 0)} labels looked at"
         level = float(getattr(detector, "level", 0.0))
         found = own.get("found")
-        return Progress(f"drift: {name}", 1.0 if found else level, found is not None, found or f"no drift; {seen}")
+        return _told(f"drift: {name}", 1.0 if found else level, found is not None, found or f"no drift; {seen}")
+
+
+def _told(name: str, share: float, due: bool, text: str) -> TriggerProgress:
+    return TriggerProgress(name=name, text=text, share=min(max(share, 0.0), 1.0), due=due)
 
 
 def _labels(session: Session) -> int:
@@ -303,22 +286,22 @@ def _check_schedule(schedule: str) -> None:
         )
 
 
-def _scheduled(schedule: str, own: dict[str, Any], now: float) -> Progress:
+def _scheduled(schedule: str, own: dict[str, Any], now: float) -> TriggerProgress:
     """Tell whether a time has passed since the last training; several that were missed are one."""
     last = float(own.setdefault("last", now))
     try:
         times = croniter(schedule, datetime.fromtimestamp(last, UTC))
         following, second = times.get_next(float), times.get_next(float)
     except (CroniterBadDateError, CroniterError) as error:
-        return Progress("schedule", 0.0, False, f"schedule {schedule!r} never comes ({error})")
+        return _told("schedule", 0.0, False, f"schedule {schedule!r} never comes ({error})")
     if last - now > _PERIODS_AHEAD * (second - following):
         # The clock had been far ahead, and is right again.
         own["last"] = now
         return _scheduled(schedule, own, now)
     if following <= now:
-        return Progress("schedule", 1.0, True, f"it is past {_clock(following)} ({schedule})")
+        return _told("schedule", 1.0, True, f"it is past {_clock(following)} ({schedule})")
     share = min(max((now - last) / (following - last), 0.0), 1.0)
-    return Progress("schedule", share, False, f"next at {_clock(following)} ({schedule})")
+    return _told("schedule", share, False, f"next at {_clock(following)} ({schedule})")
 
 
 def _clock(at: float) -> str:

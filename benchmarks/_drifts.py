@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._data import open_data
-from ._small_net import SmallNet
+from ._small_net import SmallNet, batches_of
 
 __all__ = ["DRIFTS", "SCENARIOS", "Drift", "drift_of"]
 
 SCENARIOS = ("rot", "mix", "junk", "noisy", "new2", "har", "writers", "elec2")
 DRIFTS = ("rot", "mix", "new2", "har", "writers", "elec2")
-_BASE, _POOL, _TEST = 3_000, 3_000, 2_000
+_BASE, _POOL, _TEST = 1_500, 3_000, 4_000
 
 Samples = NDArray[np.generic]
 Classes = NDArray[np.int64]
@@ -61,7 +61,7 @@ class Drift:
         """Return a model trained on the base."""
         x, y = self.base
         net = SmallNet(x.shape[1:], self.classes, seed)
-        net.fit(net.seen(x), y, steps=1_000, rng=np.random.default_rng(seed), rate=2e-3)
+        net.fit(net.seen(x), y, batches_of(len(y), (800, 32), np.random.default_rng(seed)), rate=2e-3)
         return net
 
 

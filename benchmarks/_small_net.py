@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ._cnn import _rows, _spread, patches
 from ._simulation import Floats, _softmax
 
-__all__ = ["SmallNet"]
+__all__ = ["SmallNet", "batches_of"]
 
 _FIRST, _SECOND, _HIDDEN, _AREA = 8, 16, 64, 9
 
@@ -95,25 +95,22 @@ class SmallNet:
             slopes |= {"a": _rows(seen).T @ _rows(lower), "a+": lower.sum((0, 1, 2))}
         return slopes
 
-    def fit(
-        self,
-        seen: Floats,
-        y: NDArray[np.int64],
-        *,
-        steps: int,
-        rng: np.random.Generator,
-        rate: float = 1e-3,
-        batch: int = 32,
-    ) -> None:
-        """Train by Adam, the rate falling along a cosine."""
+    def fit(self, seen: Floats, y: NDArray[np.int64], batches: NDArray[np.int64], *, rate: float = 1e-3) -> None:
+        """Train by Adam on batches of rows (steps x batch), the rate falling along a cosine."""
         first = {name: np.zeros_like(value) for name, value in self.weights.items()}
         second = {name: np.zeros_like(value) for name, value in self.weights.items()}
-        order = np.concatenate([rng.permutation(len(y)) for _ in range(steps * batch // len(y) + 1)])
-        for step in range(steps):
-            rows = order[step * batch : (step + 1) * batch]
+        steps = len(batches)
+        for step, rows in enumerate(batches):
             now = rate * 0.5 * (1 + np.cos(np.pi * step / steps))
             now *= np.sqrt(1 - 0.999 ** (step + 1)) / (1 - 0.9 ** (step + 1))
             for name, slope in self._slopes(seen[rows], y[rows]).items():
                 first[name] += 0.1 * (slope - first[name])
                 second[name] += 0.001 * (slope * slope - second[name])
                 self.weights[name] -= np.float32(now) * first[name] / (np.sqrt(second[name]) + 1e-8)
+
+
+def batches_of(count: int, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return rows 0 to count - 1 in epochs, each in an order of its own, cut into batches: steps x batch."""
+    wanted = shape[0] * shape[1]
+    rows = np.concatenate([rng.permutation(count) for _ in range(wanted // count + 1)])
+    return rows[:wanted].reshape(shape)

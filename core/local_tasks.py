@@ -41,6 +41,8 @@ class LocalTasks:
         Where tasks and their logs are; made if it is not there.
     cwd
         Working folder of the tasks.
+    logs
+        Where their logs go; by default a folder among the others.
 
     Examples
     --------
@@ -49,13 +51,13 @@ class LocalTasks:
     'unknown'
     """
 
-    def __init__(self, folder: Path, *, cwd: Path) -> None:
-        self._folder, self._cwd = folder, cwd
+    def __init__(self, folder: Path, *, cwd: Path, logs: Path | None = None) -> None:
+        self._folder, self._cwd, self._logs = folder, cwd, logs or folder / "logs"
         self._started: dict[str, subprocess.Popen[bytes]] = {}
 
     def log(self, name: str) -> Path:
         """Return the path of a task's log; it stays when the task is stopped."""
-        return self._folder / "logs" / f"{name}.log"
+        return self._logs / f"{name}.log"
 
     def start(self, worker: Worker) -> None:
         """Start a worker; one of that name that runs, or has ended, is left as it is.

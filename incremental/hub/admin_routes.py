@@ -50,11 +50,7 @@ def counts(hub: Hub) -> dict[str, Any]:
         ).all()
         return {
             "samples": sum(count for _, count in states),
-<<<<<<< HEAD
-            "states": dict(states),
-=======
             "states": {row[0]: row[1] for row in states},
->>>>>>> inc-hub
             "edges": {edge: {"samples": count, "bytes": int(size or 0)} for edge, count, size in edges},
         }
 

@@ -48,15 +48,22 @@ class Commands:
         self._hub, self._standing, self._triggers, self._rollout = hub, standing, triggers, rollout
         self._tasks, self._running = tasks, running
 
-    def carry_out(self, name: str) -> str:
+    def carry_out(self, name: str, why: str = "") -> str:
         """Do what an operator asks, and return what was done.
+
+        Parameters
+        ----------
+        name
+            One of `COMMANDS`.
+        why
+            In the operator's words.
 
         Raises
         ------
         RefusedRequestError
             If there is no such command, or it makes no sense where the loop stands.
         """
-        known: dict[str, Callable[[Session, LoopState], str]] = {
+        known: dict[str, Callable[[Session, LoopState, str], str]] = {
             "train": self._ask_for_training,
             "pause": self._pause,
             "resume": self._resume,
@@ -70,7 +77,7 @@ class Commands:
             if row is None:
                 row = self._standing.begin(session)
             running = self._running(session, row)
-            said = known[name](session, row)
+            said = known[name](session, row, f": {why}" if why else "")
             return said, running if name == "rollback" else []
 
         said, abandoned = self._hub.database.write(work)
@@ -78,21 +85,21 @@ class Commands:
             self._tasks.stop(task)
         return said
 
-    def _ask_for_training(self, session: Session, row: LoopState) -> str:
+    def _ask_for_training(self, session: Session, row: LoopState, words: str) -> str:
         put(row, triggers=self._triggers.asked(row.triggers, self._hub.clock()))
-        self._standing.decide(session, row, "asked", "an operator asked for a training")
+        self._standing.decide(session, row, "asked", f"an operator asked for a training{words}")
         return f"a training starts as soon as none runs and there are {self._triggers.labels_needed} new labels"
 
-    def _pause(self, session: Session, row: LoopState) -> str:
+    def _pause(self, session: Session, row: LoopState, words: str) -> str:
         if row.phase == "paused":
             return "the loop is paused already"
         before = row.phase
         put(row, data={"from": before, "inner": row.data})
         row.phase, row.since = "paused", self._hub.clock()
-        self._standing.decide(session, row, "paused", f"an operator paused it while {before}", row.candidate)
+        self._standing.decide(session, row, "paused", f"an operator paused it while {before}{words}", row.candidate)
         return "paused; a training that runs goes on, and its candidate waits"
 
-    def _resume(self, session: Session, row: LoopState) -> str:
+    def _resume(self, session: Session, row: LoopState, words: str) -> str:
         if row.phase != "paused":
             raise RefusedRequestError(409, f"the loop is not paused: it is {row.phase}")
         data = dict(row.data.get("inner") or {})
@@ -101,12 +108,14 @@ class Commands:
         phase = row.data["from"]
         put(row, data=data)
         row.phase, row.since = phase, self._hub.clock()
-        self._standing.decide(session, row, "resumed", f"an operator resumed it; it goes on {phase}", row.candidate)
+        self._standing.decide(
+            session, row, "resumed", f"an operator resumed it; it goes on {phase}{words}", row.candidate
+        )
         return f"resumed: {phase}"
 
-    def _roll_back_now(self, session: Session, row: LoopState) -> str:
+    def _roll_back_now(self, session: Session, row: LoopState, words: str) -> str:
         """Take back the candidate that edges try, or else the version in use, and what is under way for it."""
-        why, phase = "an operator rolled it back", row.data.get("from") if row.phase == "paused" else row.phase
+        why, phase = f"an operator rolled it back{words}", row.data.get("from") if row.phase == "paused" else row.phase
         if phase == "canary" and row.candidate is not None:
             self._rollout.take_back(session, row, self._standing.version(session, row.candidate), why)
             return f"version {row.candidate} is taken back"

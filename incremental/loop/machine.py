@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +35,11 @@ from ..tables import (
 )
 from .commands import Commands
 from .evaluation import Evaluations, lacks
-from .registry import Lineage, Registry
+from .registry import Lineage, Registry, serving_version
 from .rollout import canaries_for
 from .rollout_steps import RolloutSteps
 from .standing import Standing, give_up_training, put
+from .status import TriggerProgress
 from .trainings import Trainings, Workplace
 from .triggers import Triggers
 
@@ -112,6 +113,29 @@ class Loop:
         after = self._hub.database.read(lambda session: session.get(LoopState, 1))
         assert after is not None
         return after.phase  # type: ignore[return-value]
+
+    def progress(self) -> Sequence[TriggerProgress]:
+        """Return how far each trigger is."""
+
+        def look(session: Session) -> Sequence[TriggerProgress]:
+            row, serving = session.get(LoopState, 1), serving_version(session)
+            if row is None or serving is None:
+                return []
+            found = self._triggers.look(session, row.triggers, serving=serving.version, now=self._hub.clock())
+            return found.progress
+
+        return self._hub.database.read(look)
+
+    def leave(self) -> None:
+        """End what trains or evaluates; the next step, of whatever process, begins it anew."""
+
+        def names(session: Session) -> Sequence[str]:
+            row = session.get(LoopState, 1)
+            return [] if row is None else self._running(session, row)
+
+        for name in self._hub.database.read(names):
+            if self._tasks.state(name).phase == "running":
+                self._tasks.stop(name)
 
     def _running(self, session: Session, row: LoopState) -> list[str]:
         """Return the names of tasks that may be under way."""

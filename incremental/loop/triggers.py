@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 from croniter import CroniterBadDateError, CroniterError, croniter
 from sqlalchemy import func, select, tuple_
@@ -17,37 +17,17 @@ from sqlalchemy.orm import Session
 from ...core.durations import format_duration
 from ...core.errors import SpecError
 from ...core.incremental_spec import Trigger, TriggerRule
+from ..drift import DriftDetector
 from ..tables import ConsumedLabel, Edge, Sample
 from .audit import accuracy_of, was_wrong
 from .status import TriggerProgress
 
-__all__ = ["Detector", "Look", "Triggers"]
+__all__ = ["Look", "Triggers"]
 
 _LATEST, _FEWEST = 200, 50
 _ROWS = 5_000
 _MOST_FAILURES = 6
 _PERIODS_AHEAD = 2
-
-
-class Detector(Protocol):
-    """What a rule of drift needs of a detector; see `incremental.drift`."""
-
-    @property
-    def reads(self) -> Any:
-        """Kinds of values that it wants."""
-
-    @property
-    def why(self) -> str:
-        """What it found last."""
-
-    def update(self, value: float, kind: Any) -> bool:
-        """Take in a value; True where a drift is found."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return its state as plain JSON."""
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +73,7 @@ class Triggers:
         If a schedule or the name of a detector is none.
     """
 
-    def __init__(self, spec: Trigger, detector: Callable[[str], Detector], *, classes: Sequence[str] = ()) -> None:
+    def __init__(self, spec: Trigger, detector: Callable[[str], DriftDetector], *, classes: Sequence[str] = ()) -> None:
         self._spec, self._detector, self._classes = spec, detector, classes
         self._rules = [*spec.any, *spec.all]
         for rule in self._rules:
@@ -200,9 +180,7 @@ class Triggers:
         if rule.drift is not None:
             return self._drift(session, rule.drift, own, kept, serving=serving)
         asked = kept.get("asked") is not None
-        return _told(
-            "manual", float(asked), asked, "an operator asked for it" if asked else "no operator asked for it"
-        )
+        return _told("manual", float(asked), asked, "an operator asked for it" if asked else "no operator asked for it")
 
     def _accuracy(self, session: Session, limit: float, serving: int) -> TriggerProgress:
         accuracy, count = accuracy_of(session, serving, latest=_LATEST, classes=self._classes)

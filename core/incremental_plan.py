@@ -78,7 +78,7 @@ def _controller(file: JobFile[IncrementalLearningJob], place: Placement, edge: I
     command += ["--token-file", f"{place.keys}/{edge_token(edge.name)}", "--public-key", f"{place.keys}/{PUBLIC_KEY}"]
     command += ["--model", f"{spec.model.name}={model.path}", "--max-bytes", str(spec.hard_samples.outbox)]
     if model.sha256 is not None:
-        command += ["--sha256", f"{spec.model.name}={model.sha256}"]
+        command += ["--sha256", model.sha256]
     if spec.hard_samples.max_rate is not None:
         command += ["--max-rate", str(spec.hard_samples.max_rate)]
     if spec.hard_samples.quiet_hours is not None:

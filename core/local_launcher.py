@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from .errors import ExitCode, JobFailedError, PlatformError
 from .probes import answers
 from .run_folder import Phase, ProcessState, RunFolder, RunState, process_start_of
 from .script_failure import error_of
-from .settings import CONTEXT_VARIABLE, worker_environment
+from .settings import CONTEXT_VARIABLE, python_first, worker_environment
 from .workers import Plan, Worker
 
 __all__ = ["LocalLauncher", "check_port", "free_port"]
@@ -162,7 +162,7 @@ class LocalLauncher:
                     stdout=out,
                     stderr=subprocess.STDOUT,
                     cwd=self._cwd,
-                    env=_with_path(worker_environment(environment)),
+                    env=python_first(worker_environment(environment)),
                     start_new_session=True,  # Ctrl-C reaches us alone; we end the workers in order
                 )
             except OSError as error:
@@ -331,12 +331,6 @@ def _undisturbed() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-
-
-def _with_path(environment: Mapping[str, str]) -> dict[str, str]:
-    """Put this Python's own commands, such as flower-superlink, first on the path."""
-    own = str(Path(sys.executable).parent)
-    return {**environment, "PATH": f"{own}{os.pathsep}{environment.get('PATH', '')}"}
 
 
 def _signal_group(popen: subprocess.Popen[bytes], number: int) -> None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CONTEXT_VARIABLE", "RUNS_VARIABLE", "Settings", "quiet_engines", "worker_environment"]
+__all__ = ["CONTEXT_VARIABLE", "RUNS_VARIABLE", "Settings", "python_first", "quiet_engines", "worker_environment"]
 
 CONTEXT_VARIABLE = "SOLAR_CORONA_CONTEXT"
 DEBUG_VARIABLE = "SOLAR_CORONA_DEBUG"
@@ -56,6 +57,12 @@ class Settings:
 def worker_environment(extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a worker process: this one's, the engines' defaults, then `extra`."""
     return {**_ENGINE_DEFAULTS, **os.environ, **extra}
+
+
+def python_first(environment: Mapping[str, str]) -> dict[str, str]:
+    """Put this Python's own commands, such as flower-superlink, first on the path."""
+    own = str(Path(sys.executable).parent)
+    return {**environment, "PATH": f"{own}{os.pathsep}{environment.get('PATH', '')}"}
 
 
 def quiet_engines() -> None:

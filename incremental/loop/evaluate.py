@@ -1,169 +1,282 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker that evaluates: `python -m solar_corona.incremental.loop.evaluate REQUEST.json`.
+"""Has two models answer the same samples: `python -m solar_corona.incremental.loop.evaluate TASK.json`.
 
-It is a process of its own, since it loads an engine and a model that nobody has run yet.
+A process of its own, for what is loaded here comes from a user's script. Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from ...core.errors import DatasetError, ExitCode, ModelError, SolarCoronaError
-from ...core.files import local_path
+from ...core.errors import ExitCode, ModelError, SolarCoronaError, WireError
+from ...core.files import atomic_write, write_bytes_atomic
+from ...core.run_folder import RunFolder
+from ...core.script_failure import failure_of
+from ...core.settings import quiet_engines
+from ...core.spec_parts import DatasetSource
+from ...lib import context
 from ...lib.datasets import load_dataset
 from ...lib.runners.opening import open_runner
 from ...lib.runners.runner import Runner
+from ...lib.sample_coding import decode_sample
 from ...lib.scores import class_scores
-from ..gate_rule import Costs, Paired
-from .evaluation import Evaluation, EvaluationRequest, read_request, write_evaluation
+from ...lib.tensors import TensorSpec
 
-__all__ = ["evaluate", "main"]
+__all__ = ["EvaluationResult", "EvaluationTask", "SampleEntry", "compare", "load_result", "main"]
 
-_AT_ONCE = 64
-_TIMED = 40
-_NO_CLASS = -1
-
-Function = Callable[[Any], Any]
+_log = logging.getLogger(__name__)
+_BATCH = 64
+_TIMED, _WARM, _TIMED_SECONDS = 100, 5, 20.0
+Set = Literal["new", "old", "reference"]
 
 
-class _Answers:
-    """A model's classes and probabilities, sample by sample."""
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def __init__(self, runner: Runner, pre_fun: Function | None) -> None:
-        self._runner, self._pre = runner, pre_fun
-        self.trouble = ""
 
-    def of(self, x: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Return n classes, -1 where there is no answer, and n x K probabilities."""
-        rows: list[NDArray[np.float64] | None] = []
-        for begin in range(0, len(x), _AT_ONCE):
-            part = x[begin : begin + _AT_ONCE]
+class SampleEntry(_Record):
+    """A sample to answer: where its content is, and what it is."""
+
+    set: Set
+    content: str = Field(description="Path of the content.")
+    media_type: str
+    label: int | None = Field(description="The class; None of samples that are only compared.")
+
+
+class EvaluationTask(_Record):
+    """What is evaluated, and where the answers go."""
+
+    serving: str = Field(description="Path of the model in use.")
+    candidate: str = Field(description="Path of the candidate.")
+    pre_fun: str | None = Field(description="`module:function`, as scripts give load_model.")
+    base: str = Field(description="Folder that the module is looked for in first.")
+    samples: list[SampleEntry]
+    old_data: DatasetSource | None = Field(description="Held-out samples of the old distribution.")
+    most_old: int = Field(description="How many of these are taken at most.")
+    result: str = Field(description="Path of the result, a folder.")
+
+
+class EvaluationResult(_Record):
+    """What was found beside the answers, which are in `answers.npz`."""
+
+    candidate_error: str = Field(default="", description="Why the candidate cannot be used at all.")
+    unreadable: int = Field(default=0, description="Samples that could not be read.")
+    latency: float | None = Field(default=None, description="Candidate's time of one inference over serving's.")
+    milliseconds: tuple[float, float] | None = Field(default=None, description="Of serving and candidate.")
+    failed: int = Field(default=0, description="Samples that the candidate raised at, or gave no numbers for.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carry out the task that the first argument names."""
+    quiet_engines()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    try:
+        task = EvaluationTask.model_validate_json(Path(arguments[0]).read_bytes())
+        _evaluate(task)
+    except Exception as error:  # noqa: BLE001 - whatever a model or function of the user raises is reported
+        failure = failure_of(error)
+        sys.stderr.write(failure.traceback or f"{failure.error}\n")
+        document = context.current()
+        if document is not None:
+            RunFolder(Path(document.run_folder)).write_failure(document.worker, failure)
+        return failure.exit_code
+    return ExitCode.OK
+
+
+def _evaluate(task: EvaluationTask) -> None:
+    folder = Path(task.result)
+    pre_fun = _function(task.pre_fun, task.base)
+    samples, unreadable = _samples(task)
+    with_labels = {name: np.array([label for _, label in pairs], np.int64) for name, pairs in samples.items()}
+    serving = _Answering(task.serving, pre_fun)
+    try:
+        candidate = _Answering(task.candidate, pre_fun)
+    except SolarCoronaError as error:
+        _write(folder, {}, EvaluationResult(candidate_error=str(error), unreadable=unreadable))
+        return
+    arrays: dict[str, NDArray[Any]] = {}
+    failed = 0
+    for name, pairs in samples.items():
+        values = [sample for sample, _ in pairs]
+        before, _ = serving.answer(values, blame=True)
+        after, errors = candidate.answer(values, blame=False)
+        failed += errors
+        arrays |= {f"{name}_truth": with_labels[name], f"{name}_serving": before, f"{name}_candidate": after}
+    every = [sample for pairs in samples.values() for sample, _ in pairs]
+    times = compare(serving.once, candidate.once, every[:_TIMED]) if every and failed < len(every) else None
+    result = EvaluationResult(
+        unreadable=unreadable,
+        latency=times[1] / times[0] if times is not None else None,
+        milliseconds=(1e3 * times[0], 1e3 * times[1]) if times is not None else None,
+        failed=failed,
+    )
+    _write(folder, arrays, result)
+
+
+def compare(
+    first: Callable[[Any], object], second: Callable[[Any], object], samples: Sequence[Any]
+) -> tuple[float, float]:
+    """Return the median times of two models on single samples, in turns, in seconds."""
+    times: tuple[list[float], list[float]] = ([], [])
+    end = time.perf_counter() + _TIMED_SECONDS
+    for place in range(_WARM + _TIMED):
+        for found, model in zip(times, (first, second), strict=True):
+            begin = time.perf_counter()
             try:
-                rows += self._batch(part)
-            except (ModelError, ArithmeticError, ValueError, RuntimeError) as error:
-                # Whatever an engine raises: the candidate is judged by it.
-                self.trouble = self.trouble or f"{type(error).__name__}: {error}"
-                rows += [None] * len(part)
-        width = max((len(row) for row in rows if row is not None), default=1)
-        found = np.zeros((len(rows), width))
-        classes = np.full(len(rows), _NO_CLASS, np.int64)
-        for place, row in enumerate(rows):
-            if row is not None:
-                found[place, : len(row)] = row
-                classes[place] = int(row.argmax())
-        return classes, found
-
-    def milliseconds(self, x: NDArray[Any]) -> float:
-        """Return how long one sample takes; infinite where it gives no answer."""
-        begin = time.perf_counter()
-        try:
-            self._run(x[:1])
-        except (ModelError, ArithmeticError, ValueError, RuntimeError):
-            return float("inf")
-        return 1e3 * (time.perf_counter() - begin)
-
-    def _batch(self, part: NDArray[Any]) -> list[NDArray[np.float64] | None]:
-        outputs = self._run(part)
-        if len(outputs) != 1:
-            raise ModelError(
-                f"the model has {len(outputs)} outputs; the gate compares classifiers, which have one: the classes'"
-            )
-        (output,) = outputs.values()
-        return [class_scores(row).values if np.isfinite(row).all() else None for row in output]
-
-    def _run(self, part: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        spec = self._runner.inputs[0]
-        given = part if self._pre is None else np.stack([np.asarray(self._pre(sample)) for sample in part])
-        return self._runner.run({spec.name: given.astype(spec.dtype, copy=False)})
+                model(samples[place % len(samples)])
+            except Exception:  # noqa: BLE001 - a model that raises at some sample is told elsewhere
+                _log.debug("a sample was not timed", exc_info=True)
+            if place >= _WARM or place == 0:
+                found.append(time.perf_counter() - begin)
+        if time.perf_counter() > end:
+            break
+    # The first call, which may compile, counts only where there is no other.
+    return tuple(float(np.median(found[1:] or found)) for found in times)  # type: ignore[return-value]
 
 
-def evaluate(request: EvaluationRequest) -> Evaluation:
-    """Return what both models say of the samples.
+def load_result(folder: Path) -> tuple[EvaluationResult, dict[str, NDArray[Any]]]:
+    """Return what an evaluation left.
 
     Raises
     ------
-    ModelError
-        If a model cannot be loaded.
-    DatasetError
-        If there are no samples, or they have no labels.
+    WireError
+        If it is not whole.
     """
-    pre_fun = _function(request.pre_fun) if request.pre_fun is not None else None
-    sets = {"new": _samples(request.new), "old": _samples(request.old) if request.old is not None else None}
-    with closing(open_runner(request.serving)) as ours, closing(open_runner(request.candidate)) as theirs:
-        return _compared(request, sets, _Answers(ours, pre_fun), _Answers(theirs, pre_fun))
+    try:
+        result = EvaluationResult.model_validate_json((folder / "result.json").read_bytes())
+        with np.load(folder / "answers.npz", allow_pickle=False) as file:
+            return result, {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        raise WireError(f"{folder}: the evaluation's result is not whole ({error})") from error
 
 
-def _compared(
-    request: EvaluationRequest,
-    sets: Mapping[str, tuple[NDArray[Any], NDArray[np.int64]] | None],
-    serving: _Answers,
-    candidate: _Answers,
-) -> Evaluation:
-    pairs = {}
-    for name, data in sets.items():
-        if data is None:
-            pairs[name] = Paired.none()
-            continue
-        x, truth = data
-        (classes, probabilities), (others, other_probabilities) = serving.of(x), candidate.of(x)
-        pairs[name] = Paired(truth, classes, others, probabilities, other_probabilities)
-    assert sets["new"] is not None
-    x = sets["new"][0]
-    # They take turns, so that what else the machine does falls on both.
-    times = [(serving.milliseconds(x[i % len(x) :]), candidate.milliseconds(x[i % len(x) :])) for i in range(_TIMED)]
-    ours, theirs = (float(np.median([each[side] for each in times])) for side in (0, 1))
-    costs = Costs(
-        theirs / ours if 0 < ours < float("inf") else None, _bytes(request.candidate) / _bytes(request.serving)
-    )
-    return Evaluation(pairs["new"], pairs["old"], costs, (ours, theirs), candidate.trouble)
+def _write(folder: Path, arrays: Mapping[str, NDArray[Any]], result: EvaluationResult) -> None:
+    with atomic_write(folder / "answers.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+    write_bytes_atomic(folder / "result.json", result.model_dump_json(indent=1).encode())
 
 
-def _samples(path: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    x, y = load_dataset(path)
-    if y is None or not len(x):
-        raise DatasetError(f"{path}: has no labelled samples; the gate judges on labels")
-    return x, np.asarray(y).reshape(len(y)).astype(np.int64)
-
-
-def _function(name: str) -> Function:
+def _function(name: str | None, base: str) -> Callable[[Any], Any]:
+    if name is None:
+        return lambda sample: sample
     module, _, attribute = name.partition(":")
+    sys.path.insert(0, base)
     try:
         found = getattr(import_module(module), attribute)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
+    except (ImportError, AttributeError) as error:
         raise ModelError(
-            f"{name} cannot be loaded ({type(error).__name__}: {error}); expected module:function, beside the job file"
+            f"spec.model.preFun names {name}, which is not there ({error}); put the module beside the job file"
         ) from error
-    return found  # type: ignore[no-any-return]
+    if not callable(found):
+        raise ModelError(f"spec.model.preFun names {name}, which is no function")
+    function: Callable[[Any], Any] = found
+    return function
 
 
-def _bytes(path: str) -> int:
-    here = local_path(path)
-    if here is None or not here.is_dir():
-        return max(1, here.stat().st_size if here is not None else 1)
-    return max(1, sum(file.stat().st_size for file in here.rglob("*") if file.is_file()))
+def _samples(task: EvaluationTask) -> tuple[dict[Set, list[tuple[Any, int]]], int]:
+    """Return the samples of each set with their labels, -1 where there is none, and how many cannot be read."""
+    found: dict[Set, list[tuple[Any, int]]] = {"new": [], "old": [], "reference": []}
+    unreadable = 0
+    for entry in task.samples:
+        try:
+            sample = decode_sample(Path(entry.content).read_bytes(), entry.media_type)
+        except (WireError, OSError) as error:
+            _log.warning("%s: %s", entry.content, error)
+            unreadable += 1
+            continue
+        value = np.asarray(sample) if entry.media_type.startswith("application/json") else sample
+        found[entry.set].append((value, -1 if entry.label is None else entry.label))
+    if task.old_data is not None:
+        x, y = load_dataset(task.old_data)
+        if y is None:
+            raise ModelError("spec.training.evalData has no labels; expected x and y")
+        rows = np.random.default_rng(0).permutation(len(x))[: task.most_old]
+        found["old"] += [(x[row], int(y[row])) for row in rows]
+    return found, unreadable
 
 
-def main() -> int:
-    """Evaluate what the request says; print one error and return a documented exit code where it cannot be done."""
-    request = read_request(Path(sys.argv[1]))
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        write_evaluation(Path(request.output), evaluate(request))
-    except SolarCoronaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return int(error.exit_code)
-    return int(ExitCode.OK)
+class _Answering:
+    """A model that gives probabilities of classes."""
+
+    def __init__(self, path: str, pre_fun: Callable[[Any], Any]) -> None:
+        self._runner: Runner = open_runner(path, convert=True)
+        self._pre = pre_fun
+
+    def answer(self, samples: Sequence[Any], *, blame: bool) -> tuple[NDArray[np.float64], int]:
+        """Return probabilities, n x K, and how many samples it could not answer; those rows are NaN.
+
+        With `blame` the first sample that it cannot answer is an error.
+        """
+        rows: list[NDArray[np.float64] | None] = []
+        for begin in range(0, len(samples), _BATCH):
+            part = samples[begin : begin + _BATCH]
+            try:
+                rows += self._batch(part)
+            except Exception:  # noqa: BLE001 - one by one it shows which sample it is
+                rows += [self._one(sample, blame=blame) for sample in part]
+        width = max((len(row) for row in rows if row is not None), default=0)
+        table = np.full((len(rows), width), np.nan)
+        for place, row in enumerate(rows):
+            if row is not None:
+                table[place, : len(row)] = row
+        return table, int((~np.isfinite(table).all(axis=1)).sum()) if width else len(rows)
+
+    def once(self, sample: Any) -> None:
+        """Answer one sample."""
+        self._runner.run(_inputs([self._pre(sample)], self._runner.inputs))
+
+    def _batch(self, samples: Sequence[Any]) -> list[NDArray[np.float64] | None]:
+        outputs = self._runner.run(_inputs([self._pre(sample) for sample in samples], self._runner.inputs))
+        if len(outputs) != 1:
+            raise ModelError(
+                f"the gate compares classes, and this model has {len(outputs)} outputs; it can judge classifiers only"
+            )
+        (values,) = outputs.values()
+        return [class_scores(row).values if np.isfinite(row).all() else None for row in values]
+
+    def _one(self, sample: Any, *, blame: bool) -> NDArray[np.float64] | None:
+        try:
+            return self._batch([sample])[0]
+        except Exception as error:
+            if blame:
+                raise ModelError(
+                    f"the model in use does not take a sample as edges keep it ({type(error).__name__}: {error}); if "
+                    f"scripts give load_model a pre_fun, name it in spec.model.preFun: module:function"
+                ) from error
+            return None
+
+
+def _inputs(prepared: Sequence[Any], specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
+    """Return samples, as `pre_fun` left them, as one batch: an array each, several in order, or a mapping by name."""
+    each = [_by_name(value, specs) for value in prepared]
+    batch = {}
+    for spec in specs:
+        arrays = [found[spec.name] for found in each]
+        # A pre_fun may have made a batch of its one sample.
+        own = [array[0] if array.ndim == len(spec.shape) and len(array) == 1 else array for array in arrays]
+        stacked = np.stack(own)
+        harmless = spec.dtype.kind == "f" and stacked.dtype.kind in "biuf"
+        batch[spec.name] = stacked.astype(spec.dtype) if harmless else stacked
+    return batch
+
+
+def _by_name(value: Any, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
+    if isinstance(value, Mapping):
+        return {str(name): np.asarray(part) for name, part in value.items()}
+    if len(specs) > 1 and isinstance(value, list | tuple):
+        return {spec.name: np.asarray(part) for spec, part in zip(specs, value, strict=True)}
+    return {specs[0].name: np.asarray(value)}
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

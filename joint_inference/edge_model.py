@@ -11,13 +11,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
-from ..lib.hard_samples.collector import Answered, Collector
+from ..lib.hard_samples.collector import Collector
+from ..lib.hard_samples.detector import Seen
 from ..lib.hard_samples.embedding import Embedding, embedding_of
 from ..lib.hard_samples.kept_sample import KeptSample
 from ..lib.live_model import LiveModel, Serving
@@ -162,8 +164,11 @@ class EdgeModel:
             return self._answer(shallow).result
         # Most samples come this way, and their story is told to nobody.
         self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
-        if self._collector is not None or self._model.beside is not None:
+        if self._model.beside is not None or (self._collector is not None and not shallow.given.single):
             self._look(shallow)
+        elif self._collector is not None:
+            seen = Seen(shallow.scores[0], 0.0, None, partial(_embedding, shallow.ran, 0))
+            self._collector.see(seen, sample, shallow.result, version=shallow.ran.version)
         return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
@@ -272,26 +277,19 @@ class EdgeModel:
         self, shallow: _Shallow, result: Any = None, *, deep: DeepAnswer | None = None, away: bool = False
     ) -> Sequence[KeptSample | None]:
         """Have each sample that was answered looked at, to be kept or compared; return what was kept of each."""
-        batch = shallow.given
+        ran, batch = shallow.ran, shallow.given
         kept: list[KeptSample | None] = [None] * len(batch)
-        result = shallow.result if deep is None else result
-        if self._collector is not None:
+        collector = self._collector
+        if collector is not None:
+            result = shallow.result if deep is None else result
             for place, sample in enumerate(batch.samples):
+                own = _of_sample(result, place, batch)
                 row = shallow.hard.index(place) if place in shallow.hard else None
-                kept[place] = self._collector.see(
-                    Answered(
-                        sample,
-                        _of_sample(result, place, batch),
-                        shallow.scores[place] if shallow.scores else None,
-                        lambda place=place: _embedding(shallow.ran, place),  # type: ignore[misc]
-                        deep=self._deep_scores(deep, row, _of_sample(result, place, batch)),
-                        degraded=away and row is not None,
-                        version=shallow.ran.version,
-                    )
-                )
+                theirs = self._deep_scores(deep, row, own) if deep is not None else None
+                seen = Seen(shallow.scores[place], 0.0, theirs, partial(_embedding, ran, place))
+                kept[place] = collector.see(seen, sample, own, version=ran.version, degraded=away and row is not None)
         beside = self._model.beside
         if beside is not None:
-            ran = shallow.ran
             failed = ran.failed is not None
             scores = [None] * len(batch) if failed or not shallow.scores else shallow.scores
             version = ran.version if ran.failed is None else ran.failed

@@ -16,6 +16,8 @@ _HOUR = 3600.0
 _MEMORY = 60.0
 _LEAST_BUCKET, _BUCKET = 4.0, 0.05
 _FOR_RANDOM = 0.3
+# Seconds after which, and samples until which, the rate is reckoned anew.
+_OFTEN, _FIRST = 0.05, 20
 
 
 class Budget:
@@ -48,11 +50,20 @@ class Budget:
         self._reserve = _FOR_RANDOM * self._capacity if self._capacity >= _LEAST_BUCKET else 0.0
         self._begin = self._hour = self._last = clock()
         self._used, self._tokens, self._flow = 0, self._capacity, 0.0
+        self._came = self._counted = 0
+        self._rate = 0.0
 
     def rate(self) -> float:
         """Count a sample that came, and return the share of them that may be kept now, 0 to 1."""
         now = self._clock()
-        self._refill(now)
+        self._came += 1
+        # A fast stream changes little from one sample to the next, and a slow one can wait for the sums.
+        if now - self._last >= _OFTEN or self._came <= _FIRST:
+            self._refill(now)
+            self._rate = self._share(now)
+        return self._rate
+
+    def _share(self, now: float) -> float:
         since = now - self._begin
         arrivals = self._flow / (1 - math.exp(-max(since, 1.0) / _MEMORY))
         to_come = arrivals * max(self._hour + _HOUR - now, _MEMORY)
@@ -68,10 +79,11 @@ class Budget:
         self._used += 1
 
     def _refill(self, now: float) -> None:
-        past = max(now - self._last, 0.0)
+        past, came = max(now - self._last, 0.0), self._came - self._counted
+        self._counted = self._came
         self._last = now
         if now - self._hour >= _HOUR:
             self._hour += _HOUR * ((now - self._hour) // _HOUR)
             self._used = 0
         self._tokens = min(self._tokens + past * self.per_hour / _HOUR, self._capacity)
-        self._flow = self._flow * math.exp(-past / _MEMORY) + 1 / _MEMORY
+        self._flow = self._flow * math.exp(-past / _MEMORY) + came / _MEMORY

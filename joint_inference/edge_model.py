@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 4
 _MOST_SAID = 100
 _NOBODY_DECIDES: Sequence[Decision | None] = ()
+_NOBODY_SCORES: Sequence[Scores | None] = ()
 _Outputs = Mapping[str, NDArray[Any]]
 Shadowing = Callable[[Serving, Callable[[_Outputs, int], Sequence[Scores | None]]], ShadowModel]
 """Makes what compares with a version: called with it, and with what reads its outputs."""
@@ -159,16 +160,15 @@ class EdgeModel:
         ModelError
             If the sample is not what the shallow model takes.
         """
-        shallow = self._think(sample)
+        shallow = self._think(sample, score=False)
         if shallow.hard:
             return self._answer(shallow).result
         # Most samples come this way, and their story is told to nobody.
         self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
-        if self._model.beside is not None or (self._collector is not None and not shallow.given.single):
+        if self._model.beside is not None:
             self._look(shallow)
         elif self._collector is not None:
-            seen = Seen(shallow.scores[0], 0.0, None, partial(_embedding, shallow.ran, 0))
-            self._collector.see(seen, sample, shallow.result, version=shallow.ran.version)
+            self._glance(shallow, self._collector)
         return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
@@ -236,7 +236,8 @@ class EdgeModel:
         done.set_result(self._answer(shallow, instead=full).stories[0])
         return done
 
-    def _think(self, sample: Any) -> _Shallow:
+    def _think(self, sample: Any, *, score: bool = True) -> _Shallow:
+        """Have the model answer; `score` tells whether to look at how sure it is, also where no algorithm asks."""
         begin = time.perf_counter()
         prepared = sample if self._pre is None else self._pre(sample)
         ran = self._model.run(sample, prepared)
@@ -244,9 +245,12 @@ class EdgeModel:
         result = _in_form(ran.outputs, batch)
         if self._post is not None:
             result = self._post(result)
-        scores, decisions = self._scores(ran, result), _NOBODY_DECIDES
+        scores, decisions = _NOBODY_SCORES, _NOBODY_DECIDES
         if self._algorithm is not None:
+            scores = self._scores(ran, result)
             decisions = self._decide(scores)
+        elif score:
+            scores = self._scores(ran, result)
         hard = [place for place, decision in enumerate(decisions) if decision is not None and decision.upload]
         return _Shallow(
             ran, result, scores, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
@@ -254,19 +258,18 @@ class EdgeModel:
 
     def _scores(self, ran: Ran, result: Any) -> Sequence[Scores | None]:
         if self._algorithm is None and self._collector is None and self._model.beside is None:
-            return ()
-        batch = ran.given
-        found: list[Scores | None] = []
-        for place in range(len(batch)):
-            try:
-                found.append(self._model.scores_of(ran.outputs, place, _of_sample(result, place, batch)))
-            except ModelError as error:
-                if self._algorithm is not None:
-                    raise
-                # Chance alone keeps samples of such a model.
-                self._warn_once("which samples are hard cannot be told", error)
-                found.append(None)
-        return found
+            return _NOBODY_SCORES
+        return [self._score(ran, result, place) for place in range(len(ran.given))]
+
+    def _score(self, ran: Ran, result: Any, place: int) -> Scores | None:
+        try:
+            return self._model.scores_of(ran.outputs, place, _of_sample(result, place, ran.given))
+        except ModelError as error:
+            if self._algorithm is not None:
+                raise
+            # Chance alone keeps samples of such a model.
+            self._warn_once("which samples are hard cannot be told", error)
+            return None
 
     def _decide(self, scores: Sequence[Scores | None]) -> Sequence[Decision | None]:
         assert self._algorithm is not None
@@ -278,6 +281,7 @@ class EdgeModel:
     ) -> Sequence[KeptSample | None]:
         """Have each sample that was answered looked at, to be kept or compared; return what was kept of each."""
         ran, batch = shallow.ran, shallow.given
+        scores = shallow.scores or self._scores(ran, shallow.result)
         kept: list[KeptSample | None] = [None] * len(batch)
         collector = self._collector
         if collector is not None:
@@ -286,15 +290,28 @@ class EdgeModel:
                 own = _of_sample(result, place, batch)
                 row = shallow.hard.index(place) if place in shallow.hard else None
                 theirs = self._deep_scores(deep, row, own) if deep is not None else None
-                seen = Seen(shallow.scores[place], 0.0, theirs, partial(_embedding, ran, place))
+                seen = Seen(scores[place], 0.0, theirs, partial(_embedding, ran, place))
                 kept[place] = collector.see(seen, sample, own, version=ran.version, degraded=away and row is not None)
         beside = self._model.beside
         if beside is not None:
             failed = ran.failed is not None
-            scores = [None] * len(batch) if failed or not shallow.scores else shallow.scores
+            own_scores = [None] * len(batch) if failed else scores
             version = ran.version if ran.failed is None else ran.failed
-            beside.offer(Compared(batch.inputs, version, ran.seconds, scores, failed, kept, time.time()))
+            beside.offer(Compared(batch.inputs, version, ran.seconds, own_scores, failed, kept, time.time()))
         return kept
+
+    def _glance(self, shallow: _Shallow, collector: Collector) -> None:
+        """Have samples looked at that nobody asked the story of, where there is time for it."""
+        ran, batch = shallow.ran, shallow.given
+        for place, sample in enumerate(batch.samples):
+            if collector.passes():
+                continue
+            begin = time.perf_counter()
+            own = _of_sample(shallow.result, place, batch)
+            scores = shallow.scores[place] if shallow.scores else self._score(ran, shallow.result, place)
+            seen = Seen(scores, 0.0, None, partial(_embedding, ran, place))
+            collector.see(seen, sample, own, version=ran.version, came=0)
+            collector.took(time.perf_counter() - begin, shallow.seconds / len(batch))
 
     def _deep_scores(self, deep: DeepAnswer | None, row: int | None, result: Any) -> Scores | None:
         if deep is None or row is None:

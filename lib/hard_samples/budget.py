@@ -16,8 +16,8 @@ _HOUR = 3600.0
 _MEMORY = 60.0
 _LEAST_BUCKET, _BUCKET = 4.0, 0.05
 _FOR_RANDOM = 0.3
-# Seconds after which, and samples until which, the rate is reckoned anew.
-_OFTEN, _FIRST = 0.05, 20
+# Samples after which the rate is reckoned anew, and until which it is for each.
+_OFTEN, _FIRST = 8, 20
 
 
 class Budget:
@@ -50,20 +50,27 @@ class Budget:
         self._reserve = _FOR_RANDOM * self._capacity if self._capacity >= _LEAST_BUCKET else 0.0
         self._begin = self._hour = self._last = clock()
         self._used, self._tokens, self._flow = 0, self._capacity, 0.0
-        self._came = self._counted = 0
+        self._counted = 0
         self._rate = 0.0
 
-    def rate(self) -> float:
-        """Count a sample that came, and return the share of them that may be kept now, 0 to 1."""
-        now = self._clock()
-        self._came += 1
-        # A fast stream changes little from one sample to the next, and a slow one can wait for the sums.
-        if now - self._last >= _OFTEN or self._came <= _FIRST:
-            self._refill(now)
-            self._rate = self._share(now)
+    def rate(self, came: int) -> float:
+        """Return the share of the samples that may be kept now, 0 to 1.
+
+        Parameters
+        ----------
+        came
+            Samples that came so far.
+        """
+        # From one sample to the next little changes, and the sums are not for each.
+        if came - self._counted >= _OFTEN or came <= _FIRST:
+            self._rate = self._share(came)
         return self._rate
 
-    def _share(self, now: float) -> float:
+    def _share(self, came: int) -> float:
+        now = self._clock()
+        self._flow += (came - self._counted) / _MEMORY
+        self._counted = came
+        self._refill(now)
         since = now - self._begin
         arrivals = self._flow / (1 - math.exp(-max(since, 1.0) / _MEMORY))
         to_come = arrivals * max(self._hour + _HOUR - now, _MEMORY)
@@ -71,6 +78,7 @@ class Budget:
 
     def has(self, *, random: bool = False) -> bool:
         """Tell whether one more sample may be kept, by chance or because it is hard."""
+        self._refill(self._clock())
         return self._used < self.per_hour and self._tokens >= 1.0 + (0.0 if random else self._reserve)
 
     def take(self) -> None:
@@ -79,11 +87,10 @@ class Budget:
         self._used += 1
 
     def _refill(self, now: float) -> None:
-        past, came = max(now - self._last, 0.0), self._came - self._counted
-        self._counted = self._came
+        past = max(now - self._last, 0.0)
         self._last = now
         if now - self._hour >= _HOUR:
             self._hour += _HOUR * ((now - self._hour) // _HOUR)
             self._used = 0
         self._tokens = min(self._tokens + past * self.per_hour / _HOUR, self._capacity)
-        self._flow = self._flow * math.exp(-past / _MEMORY) + came / _MEMORY
+        self._flow *= math.exp(-past / _MEMORY)

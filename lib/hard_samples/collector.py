@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random as chance
 import threading
 import time
 from typing import Any
@@ -31,6 +32,9 @@ _MOST_SAID = 100
 # Mean confidence over about the latest 200 samples, of which every eighth is looked at.
 _FADE, _EVERY_EIGHTH = 1 / 25, 7
 _DIGITS = 6
+# Of an answer's time, a look may take so much, on average; so many samples are looked at for one that may be kept.
+_COST, _FOR_BUDGET = 0.04, 8.0
+_FIRST_LOOKS, _SLOWLY, _RARE = 20, 1 / 64, 20.0
 
 
 class Collector:
@@ -65,7 +69,9 @@ class Collector:
         self._lock = threading.Lock()
         self._seen = self._hard = self._random = self._kept = self._near_duplicates = self._over_budget = 0
         self._confidence, self._weight = 0.0, 0.0
-        self._version = 0
+        self._version = self._looks = 0
+        self._share, self._draw = 1.0, chance.Random().random  # noqa: S311
+        self._look_seconds = self._answer_seconds = 0.0
         self._said: set[str] = set()
         sender.reporters.append(self._report)
         sender.start()
@@ -75,8 +81,29 @@ class Collector:
         """What was done so far."""
         return self._sender.counts()
 
+    def passes(self) -> bool:
+        """Count a sample, and tell whether it need not be looked at.
+
+        Looking takes some microseconds. Where a model answers so fast that this would add more than 4 %, chance leaves
+        samples out, evenly, but never so many that the budget is not used.
+        """
+        with self._lock:
+            self._seen += 1
+        return self._share < 1.0 and self._draw() >= self._share
+
+    def took(self, look: float, answer: float) -> None:
+        """Note how many seconds a look took, and the answer before it."""
+        if self._looks <= _FIRST_LOOKS:
+            # The first calls of anything are slow.
+            self._look_seconds, self._answer_seconds = look, answer
+            return
+        self._look_seconds += _SLOWLY * (min(look, _RARE * self._look_seconds) - self._look_seconds)
+        self._answer_seconds += _SLOWLY * (min(answer, _RARE * self._answer_seconds) - self._answer_seconds)
+        bearable = _COST * self._answer_seconds / max(self._look_seconds, 1e-9)
+        self._share = min(max(bearable, _FOR_BUDGET * self._budget.rate(self._seen)), 1.0)
+
     def see(
-        self, seen: Seen, sample: Any, result: Any, *, version: int = 0, degraded: bool = False
+        self, seen: Seen, sample: Any, result: Any, *, version: int = 0, degraded: bool = False, came: int = 1
     ) -> KeptSample | None:
         """Look at a sample that was answered; return what is kept of it, if it is.
 
@@ -92,15 +119,20 @@ class Collector:
             Of the model on the edge.
         degraded
             Whether the deep model was wanted and did not answer.
+        came
+            Samples to count with it: 0 where `passes` did.
         """
         # Most samples go no further than this, and each of these lines costs them all.
         with self._lock:
-            self._seen += 1
+            self._seen += came
             self._version = version
-            seen.rate = self._budget.rate()
+            self._looks += 1
+            rate = self._budget.rate(self._seen)
+            # Where some were passed, those that are looked at stand for them too.
+            seen.rate = rate if came else min(rate / self._share, 1.0)
             try:
                 verdict = self._detector.judge(seen)
-                if not self._seen & _EVERY_EIGHTH:
+                if not self._looks & _EVERY_EIGHTH:
                     self._note_confidence(seen.scores)
                 if verdict.keep or degraded:
                     return self._keep(seen, verdict, sample, result, version, degraded)

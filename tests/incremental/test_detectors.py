@@ -140,11 +140,12 @@ def test_detectors_see_nothing_hard_where_there_is_nothing_to_compare():
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=1200), st.floats(0, 1))
-def test_the_latest_scores_are_the_last_500_in_order(values, share):
+def test_the_latest_scores_are_the_last_500_or_nearly_in_order(values, share):
     latest = LatestScores()
     for value in values:
         latest.add(value)
-    window = sorted(values[-500:])
+    behind = (len(values) - 499) % 20 if len(values) > 499 else 0
+    window = sorted(values[: len(values) - behind][-500:])
     assert latest.quantile(share) == window[round(share * (len(window) - 1))]
     assert len(latest) == len(window)
 

@@ -8,27 +8,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
 from ..lib.hard_samples.collector import Collector
-from ..lib.hard_samples.detector import Seen
-from ..lib.hard_samples.embedding import Embedding, embedding_of
-from ..lib.hard_samples.kept_sample import KeptSample
 from ..lib.live_model import LiveModel, Serving
 from ..lib.runners.runner import Runner
-from ..lib.scores import ConfidenceFunction, Scores, is_boxes, scores_of
-from ..lib.shadow_model import Compared, ShadowModel
+from ..lib.scores import ConfidenceFunction, Scores
+from ..lib.shadow_model import ShadowModel
+from .answers import Outputs, fit, in_form, of_sample
 from .deep_model import DeepAnswer, DeepModel
 from .inference import Inference
 from .offload import Decision, OffloadAlgorithm
+from .onlooker import Onlooker
 from .samples import Function, Given
 from .shallow_model import Ran, ShallowModel
 from .statistics import EdgeStatistics, Recorder
@@ -39,9 +34,7 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 4
 _MOST_SAID = 100
 _NOBODY_DECIDES: Sequence[Decision | None] = ()
-_NOBODY_SCORES: Sequence[Scores | None] = ()
-_Outputs = Mapping[str, NDArray[Any]]
-Shadowing = Callable[[Serving, Callable[[_Outputs, int], Sequence[Scores | None]]], ShadowModel]
+Shadowing = Callable[[Serving, Callable[[Outputs, int], Sequence[Scores | None]]], ShadowModel]
 """Makes what compares with a version: called with it, and with what reads its outputs."""
 
 
@@ -51,7 +44,7 @@ class _Shallow:
 
     ran: Ran
     result: Any
-    scores: Sequence[Scores | None]
+    scores: Sequence[Scores]
     decisions: Sequence[Decision | None]
     hard: Sequence[int]
     seconds: float
@@ -62,7 +55,7 @@ class _Shallow:
         return self.ran.given
 
     @property
-    def outputs(self) -> _Outputs:
+    def outputs(self) -> Outputs:
         """What the model gave."""
         return self.ran.outputs
 
@@ -139,6 +132,7 @@ class EdgeModel:
         self._recorder.told(model=name)
         self._lock = threading.Lock()
         self._said: set[str] = set()
+        self._onlooker = Onlooker(self._model, collector, confidence_fun)
         if live is not None:
             live.follow(self._model)
 
@@ -160,15 +154,12 @@ class EdgeModel:
         ModelError
             If the sample is not what the shallow model takes.
         """
-        shallow = self._think(sample, score=False)
+        shallow = self._think(sample)
         if shallow.hard:
             return self._answer(shallow).result
         # Most samples come this way, and their story is told to nobody.
         self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
-        if self._model.beside is not None:
-            self._look(shallow)
-        elif self._collector is not None:
-            self._glance(shallow, self._collector)
+        self._onlooker.glance(shallow.ran, shallow.result, shallow.scores, shallow.seconds)
         return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
@@ -236,90 +227,31 @@ class EdgeModel:
         done.set_result(self._answer(shallow, instead=full).stories[0])
         return done
 
-    def _think(self, sample: Any, *, score: bool = True) -> _Shallow:
-        """Have the model answer; `score` tells whether to look at how sure it is, also where no algorithm asks."""
+    def _think(self, sample: Any) -> _Shallow:
         begin = time.perf_counter()
         prepared = sample if self._pre is None else self._pre(sample)
         ran = self._model.run(sample, prepared)
         batch = ran.given
-        result = _in_form(ran.outputs, batch)
+        result = in_form(ran.outputs, batch)
         if self._post is not None:
             result = self._post(result)
-        scores, decisions = _NOBODY_SCORES, _NOBODY_DECIDES
+        scores: Sequence[Scores] = ()
+        decisions = _NOBODY_DECIDES
         if self._algorithm is not None:
-            scores = self._scores(ran, result)
+            scores = [
+                self._model.scores_of(ran.outputs, place, of_sample(result, place, batch))
+                for place in range(len(batch))
+            ]
             decisions = self._decide(scores)
-        elif score:
-            scores = self._scores(ran, result)
         hard = [place for place, decision in enumerate(decisions) if decision is not None and decision.upload]
         return _Shallow(
             ran, result, scores, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
         )
 
-    def _scores(self, ran: Ran, result: Any) -> Sequence[Scores | None]:
-        if self._algorithm is None and self._collector is None and self._model.beside is None:
-            return _NOBODY_SCORES
-        return [self._score(ran, result, place) for place in range(len(ran.given))]
-
-    def _score(self, ran: Ran, result: Any, place: int) -> Scores | None:
-        try:
-            return self._model.scores_of(ran.outputs, place, _of_sample(result, place, ran.given))
-        except ModelError as error:
-            if self._algorithm is not None:
-                raise
-            # Chance alone keeps samples of such a model.
-            self._warn_once("which samples are hard cannot be told", error)
-            return None
-
-    def _decide(self, scores: Sequence[Scores | None]) -> Sequence[Decision | None]:
+    def _decide(self, scores: Sequence[Scores]) -> Sequence[Decision | None]:
         assert self._algorithm is not None
         with self._lock:
-            return [self._algorithm.decide(each) for each in scores if each is not None]
-
-    def _look(
-        self, shallow: _Shallow, result: Any = None, *, deep: DeepAnswer | None = None, away: bool = False
-    ) -> Sequence[KeptSample | None]:
-        """Have each sample that was answered looked at, to be kept or compared; return what was kept of each."""
-        ran, batch = shallow.ran, shallow.given
-        scores = shallow.scores or self._scores(ran, shallow.result)
-        kept: list[KeptSample | None] = [None] * len(batch)
-        collector = self._collector
-        if collector is not None:
-            result = shallow.result if deep is None else result
-            for place, sample in enumerate(batch.samples):
-                own = _of_sample(result, place, batch)
-                row = shallow.hard.index(place) if place in shallow.hard else None
-                theirs = self._deep_scores(deep, row, own) if deep is not None else None
-                seen = Seen(scores[place], 0.0, theirs, partial(_embedding, ran, place))
-                kept[place] = collector.see(seen, sample, own, version=ran.version, degraded=away and row is not None)
-        beside = self._model.beside
-        if beside is not None:
-            failed = ran.failed is not None
-            own_scores = [None] * len(batch) if failed else scores
-            version = ran.version if ran.failed is None else ran.failed
-            beside.offer(Compared(batch.inputs, version, ran.seconds, own_scores, failed, kept, time.time()))
-        return kept
-
-    def _glance(self, shallow: _Shallow, collector: Collector) -> None:
-        """Have samples looked at that nobody asked the story of, where there is time for it."""
-        ran, batch = shallow.ran, shallow.given
-        for place, sample in enumerate(batch.samples):
-            if collector.passes():
-                continue
-            begin = time.perf_counter()
-            own = _of_sample(shallow.result, place, batch)
-            scores = shallow.scores[place] if shallow.scores else self._score(ran, shallow.result, place)
-            seen = Seen(scores, 0.0, None, partial(_embedding, ran, place))
-            collector.see(seen, sample, own, version=ran.version, came=0)
-            collector.took(time.perf_counter() - begin, shallow.seconds / len(batch))
-
-    def _deep_scores(self, deep: DeepAnswer | None, row: int | None, result: Any) -> Scores | None:
-        if deep is None or row is None:
-            return None
-        try:
-            return scores_of([value[row] for value in deep.outputs.values()], result, self._confidence)
-        except (ModelError, IndexError):
-            return None
+            return [self._algorithm.decide(each) for each in scores]
 
     def _answer(self, shallow: _Shallow, *, instead: str | None = None) -> _Answer:
         """Return the deep model's answer where it is wanted and can be had, else the shallow one's."""
@@ -332,7 +264,8 @@ class EdgeModel:
                 trouble = str(error)
                 self._warn_once("the shallow model answers alone", error)
         cloud_seconds = time.perf_counter() - begin if hard and instead is None else None
-        kept = self._look(shallow, result, deep=deep, away=bool(hard) and deep is None)
+        away = bool(hard) and deep is None
+        kept = self._onlooker.look(shallow.ran, result, shallow.scores, hard=hard, deep=deep, away=away)
         stories = []
         for place in range(len(shallow.given)):
             decision = shallow.decisions[place] if shallow.decisions else None
@@ -342,7 +275,7 @@ class EdgeModel:
             reason = decision.reason if decision is not None else "no deep model is asked"
             stories.append(
                 Inference(
-                    result=_of_sample(result, place, shallow.given),
+                    result=of_sample(result, place, shallow.given),
                     source="cloud" if by_cloud else "edge",
                     confidence=decision.confidence if decision is not None else None,
                     reason=f"{reason}, but {trouble}" if degraded else reason,
@@ -384,17 +317,17 @@ class EdgeModel:
     def _with_deep(self, shallow: _Shallow, hard: Sequence[int], deep: DeepAnswer) -> Any:
         post, batch = self._deep_post or self._post, shallow.given
         if len(hard) == len(batch):
-            raw = _in_form(deep.outputs, batch)
+            raw = in_form(deep.outputs, batch)
             return raw if post is None else post(raw)
-        if self._deep_post is None and _fit(shallow.outputs, deep.outputs):
+        if self._deep_post is None and fit(shallow.outputs, deep.outputs):
             merged = {}
             for (name, own), theirs in zip(shallow.outputs.items(), deep.outputs.values(), strict=True):
                 merged[name] = own.copy()
                 merged[name][list(hard)] = theirs
-            raw = _in_form(merged, batch)
+            raw = in_form(merged, batch)
             return raw if post is None else post(raw)
         # Results of another form, such as a detector's lists: each sample has its own.
-        results = [_of_sample(shallow.result, place, batch) for place in range(len(batch))]
+        results = [of_sample(shallow.result, place, batch) for place in range(len(batch))]
         for row, place in enumerate(hard):
             part = {name: value[row : row + 1] for name, value in deep.outputs.items()}
             raw = next(iter(part.values())) if len(part) == 1 else part
@@ -413,32 +346,3 @@ class EdgeModel:
         if kind not in self._said and len(self._said) < _MOST_SAID:
             self._said.add(kind)
             _log.warning("%s: %s", what, error)
-
-
-def _in_form(outputs: _Outputs, batch: Given) -> Any:
-    """Return outputs as a model's own `predict` does: the array, or several by name; without a batch axis for one."""
-    if batch.single:
-        outputs = {name: value[0] for name, value in outputs.items()}
-    return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
-
-
-def _of_sample(result: Any, place: int, batch: Given) -> Any:
-    """Return what a call's result says of one of its samples."""
-    if batch.single or (len(batch) == 1 and is_boxes(result)):
-        return result
-    if isinstance(result, Mapping):
-        return {name: value[place] for name, value in result.items()}
-    if isinstance(result, list | tuple | np.ndarray) and len(result) == len(batch):
-        return result[place]
-    return result
-
-
-def _embedding(ran: Ran, place: int) -> Embedding:
-    return embedding_of(
-        {name: value[place] for name, value in ran.given.inputs.items()},
-        {name: value[place] for name, value in ran.outputs.items()},
-    )
-
-
-def _fit(own: _Outputs, theirs: _Outputs) -> bool:
-    return [value.shape[1:] for value in own.values()] == [value.shape[1:] for value in theirs.values()]

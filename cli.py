@@ -538,7 +538,9 @@ def local_controller(
     model: Annotated[
         str | None, typer.Option(metavar="NAME=PATH", help="The model, and its version 1; NAME: the hub has it.")
     ] = None,
-    sha256: Annotated[str | None, typer.Option(help="Fingerprint that version 1 must have.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="NAME=SHA256", help="Fingerprint that version 1 must have.")
+    ] = None,
     datasets: Annotated[
         list[str] | None, typer.Option("--dataset", metavar="NAME=PATH", help="A dataset of this node.")
     ] = None,
@@ -569,7 +571,7 @@ def local_controller(
         ca=ca,
         public_key=public_key,
         model=model,
-        model_sha256=sha256,
+        sha256=sha256,
         datasets=datasets or [],
         max_bytes=max_bytes,
         max_rate=max_rate,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 
 import httpx
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from solar_corona.core.errors import TemporaryError
+from solar_corona.core.local_launcher import free_port
 from solar_corona.incremental.hub.accounts import Accounts
 from solar_corona.incremental.hub.hub import LabelSpace
 from solar_corona.incremental.hub.labels import LabelBook
@@ -49,6 +49,20 @@ def api(server):
 
 
 @pytest.fixture
+def desk_of(server, token):
+    desks = []
+
+    def make(hub, job, **more):
+        source = LabelStudio(Setting(job=job, labels=CLASSES, **more), server.url, token_file=str(token))
+        desks.append(Desk(hub, "label-studio", source))
+        return desks[-1]
+
+    yield make
+    for desk in desks:
+        desk.close()
+
+
+@pytest.fixture
 def token(tmp_path):
     path = tmp_path / "label-studio.token"
     path.write_text(TOKEN)
@@ -73,7 +87,7 @@ def test_it_keeps_the_contract(server, api, token):
     )
 
 
-def test_samples_of_each_form_go_there_with_pre_labels_and_labels_come_back(server, api, token, make_hub):
+def test_samples_of_each_form_go_there_with_pre_labels_and_labels_come_back(api, make_hub, desk_of):
     hub = make_hub(labels=CLASSES)
     samples = Samples(hub)
     (image,) = samples.add(png(9), media_type="image/png", prediction=1, confidence=0.7)
@@ -84,11 +98,10 @@ def test_samples_of_each_form_go_there_with_pre_labels_and_labels_come_back(serv
         encode_sample(np.zeros((100, 3), np.float32)),
     ]
     others = [samples.add(each.content, media_type=each.media_type)[0] for each in coded]
-    source = LabelStudio(Setting(job="forms", labels=CLASSES), server.url, token_file=str(token))
-    desk = Desk(hub, "label-studio", source)
+    desk = desk_of(hub, "forms")
     desk.step()
     found = rows(hub)
-    assert {row.state for row in found.values()} == {"out"}, source.status()
+    assert {row.state for row in found.values()} == {"out"}, desk.status()
 
     task = api.get(f"/api/tasks/{found[image].task}/").json()
     assert task["predictions"][0]["result"][0]["value"] == {"choices": ["dog"]}
@@ -125,35 +138,27 @@ def test_samples_of_each_form_go_there_with_pre_labels_and_labels_come_back(serv
     assert api.get(f"/api/tasks/{task}/").status_code == 404
 
 
-def test_it_calls_back_and_the_label_is_there_at_once(server, api, token, make_hub, client_of):
+def test_it_calls_back_and_the_label_is_there_at_once(api, make_hub, desk_of, client_of):
     hub = make_hub(labels=CLASSES)
+    port = free_port()
     secret = Accounts(ADMIN, {}).webhook_secret("label-studio")
-    calls = []
-    desk = Desk(hub, "label-studio", None)
-    labelling = Labelling(hub, desk)
-    labelling._thread._every = 3_600  # only the call wakes it
-    desk._source = LabelStudio(Setting(job="calls", labels=CLASSES), server.url, token_file=str(token))
+    callback = f"http://127.0.0.1:{port}/v1/labelling/callback"
     (sample,) = Samples(hub).add(png(3), media_type="image/png")
-    client = client_of(hub, labelling)
+    # Only a call wakes it after its first step.
+    labelling = Labelling(hub, desk_of(hub, "calls", callback=callback, callback_secret=secret), every=3_600)
+    client = client_of(hub, labelling, port=port)
     assert client.post("/v1/labelling/callback").status_code == 401
-    desk._source._setting = Setting(
-        job="calls", labels=CLASSES, callback=f"{client.base_url}v1/labelling/callback", callback_secret=secret
-    )
-    labelling._thread.wake()
     _until(lambda: rows(hub)[sample].state == "out")
     annotate(api, rows(hub)[sample].task, "dog")
     _until(lambda: rows(hub)[sample].state == "labelled")
-    assert calls == []
 
 
-def test_while_it_is_away_or_refuses_the_token_that_is_told_and_nothing_is_lost(server, api, token, make_hub):
+def test_while_it_is_away_or_refuses_the_token_that_is_told_and_nothing_is_lost(server, api, token, make_hub, desk_of):
     hub = make_hub(labels=CLASSES)
     (sample,) = Samples(hub).add(png(5), media_type="image/png")
-    desk = Desk(
-        hub, "label-studio", LabelStudio(Setting(job="away", labels=CLASSES), server.url, token_file=str(token))
-    )
+    desk = desk_of(hub, "away")
     token.write_text("revoked-" + TOKEN)
-    with pytest.raises(TemporaryError, match="refuses the token in .*make a new one"):
+    with pytest.raises(TemporaryError, match=r"refuses the token in .*make a new one"):
         desk.step()
     assert not desk.status().well
     assert rows(hub)[sample].state == "waiting"
@@ -162,7 +167,7 @@ def test_while_it_is_away_or_refuses_the_token_that_is_told_and_nothing_is_lost(
     assert (desk.status().well, rows(hub)[sample].state) == (True, "out")
 
     server.stop()
-    with pytest.raises(TemporaryError, match="cannot be reached .*see that it runs"):
+    with pytest.raises(TemporaryError, match=r"cannot be reached .*see that it runs"):
         desk.step()
     server.start()
     annotate(api, rows(hub)[sample].task, "cat")

@@ -48,7 +48,9 @@ class SampleEntry(_Record):
     """A sample to answer: where its content is, and what it is."""
 
     set: Set
-    content: str = Field(description="Path of the content.")
+    sample: str = Field(description="Its id.")
+    begin: int = Field(description="Where its content begins in the file of contents.")
+    size: int
     media_type: str
     label: int | None = Field(description="The class; None of samples that are only compared.")
 
@@ -61,6 +63,7 @@ class EvaluationTask(_Record):
     pre_fun: str | None = Field(description="`module:function`, as scripts give load_model.")
     base: str = Field(description="Folder that the module is looked for in first.")
     samples: list[SampleEntry]
+    contents: str = Field(description="Path of their contents, one after another.")
     old_data: DatasetSource | None = Field(description="Held-out samples of the old distribution.")
     most_old: int = Field(description="How many of these are taken at most.")
     result: str = Field(description="Path of the result, a folder.")
@@ -187,11 +190,12 @@ def _samples(task: EvaluationTask) -> tuple[dict[Set, list[tuple[Any, int]]], in
     """Return the samples of each set with their labels, -1 where there is none, and how many cannot be read."""
     found: dict[Set, list[tuple[Any, int]]] = {"new": [], "old": [], "reference": []}
     unreadable = 0
+    contents = Path(task.contents).read_bytes() if task.samples else b""
     for entry in task.samples:
         try:
-            sample = decode_sample(Path(entry.content).read_bytes(), entry.media_type)
-        except (WireError, OSError) as error:
-            _log.warning("%s: %s", entry.content, error)
+            sample = decode_sample(contents[entry.begin : entry.begin + entry.size], entry.media_type)
+        except WireError as error:
+            _log.warning("sample %s is left out: %s", entry.sample, error)
             unreadable += 1
             continue
         value = np.asarray(sample) if entry.media_type.startswith("application/json") else sample

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...core.context_document import ContextDocument
-from ...core.files import write_bytes_atomic
+from ...core.files import atomic_write, write_bytes_atomic
 from ...core.incremental_spec import IncrementalLearningJob
 from ...core.job_file import JobFile
 from ...core.sources import dataset_source
@@ -145,6 +145,7 @@ class Evaluations:
                 pre_fun=spec.model.pre_fun,
                 base=self._place.base,
                 samples=self._entries(folder / "contents", edges),
+                contents=str(folder / "contents"),
                 old_data=None
                 if source is None
                 else dataset_source(self._file, source, self._place.base, "spec.training.evalData"),
@@ -212,21 +213,25 @@ class Evaluations:
         half = max((fewest + 1) // 2, len(found) // 2)
         return found[:half], found[half:]
 
-    def _entries(self, folder: Path, edges: Sequence[str]) -> list[SampleEntry]:
+    def _entries(self, contents: Path, edges: Sequence[str]) -> list[SampleEntry]:
+        """Write the contents of all samples into one file, and return what is where."""
         new, old = self._sets()
-        found: list[SampleEntry] = []
-        groups: list[tuple[Set, list[GateSample]]] = [("new", new), ("old", old)]
-        for name, samples in groups:
-            found += [self._entry(folder, name, each.id, each.media_type, each.label) for each in samples]
         share = self._hub.settings.gate_share
         unlabelled = self._hub.database.read(lambda session: _unseen(session, share, edges))
-        return found + [self._entry(folder, "reference", sample, media, None) for sample, media in unlabelled]
-
-    def _entry(self, folder: Path, name: Set, sample: str, media_type: str, label: int | None) -> SampleEntry:
-        path = folder / sample
-        if not path.exists():
-            write_bytes_atomic(path, self._hub.samples.get(sample))
-        return SampleEntry(set=name, content=str(path), media_type=media_type, label=label)
+        wanted: list[tuple[Set, str, str, int | None]] = []
+        groups: list[tuple[Set, list[GateSample]]] = [("new", new), ("old", old)]
+        for name, samples in groups:
+            wanted += [(name, each.id, each.media_type, each.label) for each in samples]
+        wanted += [("reference", sample, media_type, None) for sample, media_type in unlabelled]
+        entries, begin = [], 0
+        with atomic_write(contents) as temporary, temporary.open("wb") as file:
+            for name, sample, media_type, label in wanted:
+                size = file.write(self._hub.samples.get(sample))
+                entries.append(
+                    SampleEntry(set=name, sample=sample, begin=begin, size=size, media_type=media_type, label=label)
+                )
+                begin += size
+        return entries
 
 
 def _unseen(session: Session, gate_share: float, edges: Sequence[str]) -> list[tuple[str, str]]:

@@ -231,6 +231,9 @@ class LiveModel:
                     runner.close()
                 self._failed(wanted.version, error)
                 return
+            if self._closing.is_set():
+                runner.close()
+                return
             user.serve(Serving(runner, wanted.version))
             _log.info("version %d of the model answers now", wanted.version)
         self._trouble = None

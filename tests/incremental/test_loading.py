@@ -98,6 +98,14 @@ def test_a_script_that_starts_anew_begins_with_the_version_that_is_ordered(job):
         assert model.hard_samples.seen == 1
 
 
+def test_what_an_hour_had_left_is_left_to_the_scripts_next_process(job):
+    with solar_corona.load_model(job.model) as model:
+        model.predict(X)
+        until(lambda: job.controller.states and job.controller.states[-1].kept == 1)
+    said = json.loads((job.folder / "state" / "hard-samples.json").read_text())
+    assert said["used"] == 1
+
+
 def test_a_version_with_another_fingerprint_is_reported_and_never_answers(job):
     with solar_corona.load_model(job.model) as model:
         job.order(2, 1, sha256="0" * 64)

@@ -505,6 +505,25 @@ def serve(
     )
 
 
+@app.command()
+def hub(
+    job: JobArgument,
+    base: Annotated[Path, typer.Option(help="What relative paths of the job file are relative to.")],
+    state: Annotated[Path, typer.Option(help="Folder of samples, versions and the database; it outlives runs.")],
+    keys: Annotated[Path, typer.Option(help="Folder of tokens, keys and certificates, as `run` makes them.")],
+    run_folder: Annotated[Path, typer.Option("--run", help="Folder for the logs of trainings and evaluations.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9093,
+) -> None:
+    """Run the hub of an incremental learning job, until SIGTERM or Ctrl-C."""
+    from .core.incremental_spec import IncrementalLearningJob
+    from .core.job_file import read_job_file
+    from .incremental.loop.command import serve_hub
+
+    file = read_job_file(job, [], IncrementalLearningJob)
+    serve_hub(file, base=base, state=state, keys=keys, run=run_folder, host=host, port=port)
+
+
 @app.command("local-controller")
 def local_controller(
     state: Annotated[Path, typer.Option(help="Folder of all that it keeps; one controller at a time may use it.")],
@@ -519,7 +538,9 @@ def local_controller(
     model: Annotated[
         str | None, typer.Option(metavar="NAME=PATH", help="The model, and its version 1; NAME: the hub has it.")
     ] = None,
-    sha256: Annotated[str | None, typer.Option(help="Fingerprint that version 1 must have.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="NAME=SHA256", help="Fingerprint that version 1 must have.")
+    ] = None,
     datasets: Annotated[
         list[str] | None, typer.Option("--dataset", metavar="NAME=PATH", help="A dataset of this node.")
     ] = None,
@@ -550,7 +571,7 @@ def local_controller(
         ca=ca,
         public_key=public_key,
         model=model,
-        model_sha256=sha256,
+        sha256=sha256,
         datasets=datasets or [],
         max_bytes=max_bytes,
         max_rate=max_rate,

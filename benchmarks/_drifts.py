@@ -23,7 +23,7 @@ __all__ = ["DRIFTS", "SCENARIOS", "Drift", "drift_of"]
 
 SCENARIOS = ("rot", "mix", "junk", "noisy", "new2", "har", "writers", "elec2")
 DRIFTS = ("rot", "mix", "new2", "har", "writers", "elec2")
-_BASE, _POOL, _TEST = 1_500, 3_000, 4_000
+_BASE, _POOL, _TEST = 1_500, 3_000, 2_000
 
 Samples = NDArray[np.generic]
 Classes = NDArray[np.int64]
@@ -57,10 +57,10 @@ class Drift:
     usable: NDArray[np.bool_] = field(default_factory=lambda: np.ones(0, np.bool_))
     wrong_if_unsure: float = 0.0
 
-    def trained(self, seed: int) -> SmallNet:
+    def trained(self, seed: int, *, convolutions: bool = True) -> SmallNet:
         """Return a model trained on the base."""
         x, y = self.base
-        net = SmallNet(x.shape[1:], self.classes, seed)
+        net = SmallNet(x.shape[1:], self.classes, seed, convolutions=convolutions)
         net.fit(net.seen(x), y, batches_of(len(y), (800, 32), np.random.default_rng(seed)), rate=2e-3)
         return net
 

@@ -62,6 +62,13 @@ class EdgeWorker(Part):
         default=1.0, description="After this the shallow model's answer is taken, whatever the cloud does."
     )
 
+    @field_validator("deadline")
+    @classmethod
+    def _some_time(cls, deadline: float) -> float:
+        if deadline <= 0:
+            raise ValueError("a deadline of 0s leaves the cloud no time to answer; write such as 500ms")
+        return deadline
+
 
 class InferenceEdge(Part):
     """One edge that the service runs on."""

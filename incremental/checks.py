@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..core.errors import ModelError
 from ..lib.hard_samples.detector import HardSampleDetector, Seen, Verdict
+from ..lib.hard_samples.embedding import Embedding
 from ..lib.scores import Scores
 
 __all__ = ["check_hard_sample_detector"]
@@ -94,7 +95,7 @@ def _seen() -> Iterator[Seen]:
 
 def _one(rng: np.random.Generator, scores: Scores | None, rate: float, *, deep: Scores | None = None) -> Seen:
     values: NDArray[np.float32] = rng.normal(size=_EMBEDDING).astype(np.float32)
-    return Seen(scores, rate, deep=deep, embed=lambda: values)
+    return Seen(scores, rate, deep=deep, embed=lambda: Embedding(values, -1.0))
 
 
 def _is_its_own(make: Callable[[], HardSampleDetector]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import random as chance
 from abc import ABC, abstractmethod
-from bisect import bisect_left, insort
 from collections import deque
 from typing import Any
 
@@ -17,12 +16,12 @@ __all__ = ["RANDOM", "LatestScores", "ScoredDetector", "share_of"]
 RANDOM = 0.3
 """Share of the kept samples that chance picks; they are the audit, too."""
 
-_WINDOW = 500
+_WINDOW, _TOGETHER = 500, 20
 _UNKNOWN = Verdict(False, None)
 
 
 class LatestScores:
-    """The latest 500 numbers in order.
+    """The latest 500 numbers in order; a full window is put in order anew with every twentieth.
 
     Examples
     --------
@@ -33,25 +32,27 @@ class LatestScores:
     (500, 750, 999)
     """
 
-    __slots__ = ("_in_order", "_queue")
+    __slots__ = ("_fresh", "_in_order", "_queue")
 
     def __init__(self) -> None:
-        self._queue: deque[float] = deque()
+        self._queue: deque[float] = deque(maxlen=_WINDOW)
         self._in_order: list[float] = []
+        self._fresh = 0
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def add(self, value: float) -> None:
         """Take a number in, for the oldest of 500."""
-        if len(self._queue) == _WINDOW:
-            del self._in_order[bisect_left(self._in_order, self._queue.popleft())]
         self._queue.append(value)
-        insort(self._in_order, value)
+        self._fresh += 1
+        if self._fresh == _TOGETHER or len(self._queue) < _WINDOW:
+            self._in_order = sorted(self._queue)
+            self._fresh = 0
 
     def quantile(self, share: float) -> float:
         """Return the number that `share` of them do not exceed; there has to be one."""
-        return self._in_order[min(max(round(share * (len(self._in_order) - 1)), 0), len(self._in_order) - 1)]
+        return self._in_order[round(share * (len(self._in_order) - 1))]
 
 
 class ScoredDetector(ABC):

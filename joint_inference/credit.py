@@ -22,7 +22,7 @@ _SLOWEST = 1 / 400
 
 def is_share(value: object) -> bool:
     """Tell whether it is a number from 0 to 1."""
-    return isinstance(value, Real) and 0 <= float(value) <= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
 
 
 class BoundedCredit:

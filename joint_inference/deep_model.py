@@ -21,6 +21,8 @@ from .uploads import Upload, UploadForm
 
 __all__ = ["DeepAnswer", "DeepModel"]
 
+_NUMBERS = "iuf"
+
 
 @dataclass(frozen=True)
 class DeepAnswer:
@@ -51,8 +53,11 @@ class DeepModel:
     def __init__(
         self, endpoint: Endpoint, *, deadline: float, form: UploadForm | None = None, link: LinkBudget | None = None
     ) -> None:
-        if not 0 < deadline < float("inf"):
-            raise ModelError(f"the deadline is {deadline} s, expected a number above 0")
+        # A script's own, whatever its type.
+        if not isinstance(deadline, int | float | np.number) or not 0 < deadline < float("inf"):
+            raise ModelError(f"the deadline is {deadline!r}, expected a number of seconds above 0")
+        if form is not None and not isinstance(form, UploadForm):
+            raise ModelError(f"upload is {form!r}, expected an UploadForm, such as UploadForm('jpeg')")
         self._endpoint = GuardedEndpoint(endpoint)
         self._deadline, self._form, self._link = deadline, form or UploadForm(), link
         self._description: Description | None = None
@@ -125,6 +130,12 @@ def _checked(outputs: Tensors, count: int, alike: Sequence[NDArray[Any]]) -> dic
                 f"the deep model answers with {_shapes(theirs)}, and the shallow one with {_shapes(ours)}; it is "
                 f"another model than meant, or give load_model a big_model_post_fun that makes them alike"
             )
+        for (name, value), own in zip(found.items(), alike, strict=True):
+            if (value.dtype.kind in _NUMBERS) != (own.dtype.kind in _NUMBERS):
+                raise ModelError(
+                    f"the deep model's output {name!r} is {value.dtype}, and the shallow one's {own.dtype}; it is "
+                    f"another model than meant, or give load_model a big_model_post_fun that makes them alike"
+                )
     return found
 
 

@@ -8,25 +8,22 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..core.errors import ModelError, NotAskedError, TemporaryError
-from ..lib.hard_samples.collector import Answered, Collector
-from ..lib.hard_samples.embedding import Embedding, embedding_of
-from ..lib.hard_samples.kept_sample import KeptSample
+from ..lib.hard_samples.collector import Collector
 from ..lib.live_model import LiveModel, Serving
 from ..lib.runners.runner import Runner
-from ..lib.scores import ConfidenceFunction, Scores, is_boxes, scores_of
-from ..lib.shadow_model import Compared, ShadowModel
+from ..lib.scores import ConfidenceFunction, Scores
+from ..lib.shadow_model import ShadowModel
+from .answers import Outputs, fit, in_form, of_sample
 from .deep_model import DeepAnswer, DeepModel
 from .inference import Inference
 from .offload import Decision, OffloadAlgorithm
+from .onlooker import Onlooker
 from .samples import Function, Given
 from .shallow_model import Ran, ShallowModel
 from .statistics import EdgeStatistics, Recorder
@@ -37,8 +34,7 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 4
 _MOST_SAID = 100
 _NOBODY_DECIDES: Sequence[Decision | None] = ()
-_Outputs = Mapping[str, NDArray[Any]]
-Shadowing = Callable[[Serving, Callable[[_Outputs, int], Sequence[Scores | None]]], ShadowModel]
+Shadowing = Callable[[Serving, Callable[[Outputs, int], Sequence[Scores | None]]], ShadowModel]
 """Makes what compares with a version: called with it, and with what reads its outputs."""
 
 
@@ -48,7 +44,7 @@ class _Shallow:
 
     ran: Ran
     result: Any
-    scores: Sequence[Scores | None]
+    scores: Sequence[Scores]
     decisions: Sequence[Decision | None]
     hard: Sequence[int]
     seconds: float
@@ -59,7 +55,7 @@ class _Shallow:
         return self.ran.given
 
     @property
-    def outputs(self) -> _Outputs:
+    def outputs(self) -> Outputs:
         """What the model gave."""
         return self.ran.outputs
 
@@ -136,6 +132,7 @@ class EdgeModel:
         self._recorder.told(model=name)
         self._lock = threading.Lock()
         self._said: set[str] = set()
+        self._onlooker = Onlooker(self._model, collector, confidence_fun)
         if live is not None:
             live.follow(self._model)
 
@@ -162,8 +159,7 @@ class EdgeModel:
             return self._answer(shallow).result
         # Most samples come this way, and their story is told to nobody.
         self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
-        if self._collector is not None or self._model.beside is not None:
-            self._look(shallow)
+        self._onlooker.glance(shallow.ran, shallow.result, shallow.scores, shallow.seconds)
         return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
@@ -236,75 +232,26 @@ class EdgeModel:
         prepared = sample if self._pre is None else self._pre(sample)
         ran = self._model.run(sample, prepared)
         batch = ran.given
-        result = _in_form(ran.outputs, batch)
+        result = in_form(ran.outputs, batch)
         if self._post is not None:
             result = self._post(result)
-        scores, decisions = self._scores(ran, result), _NOBODY_DECIDES
+        scores: Sequence[Scores] = ()
+        decisions = _NOBODY_DECIDES
         if self._algorithm is not None:
+            scores = [
+                self._model.scores_of(ran.outputs, place, of_sample(result, place, batch))
+                for place in range(len(batch))
+            ]
             decisions = self._decide(scores)
         hard = [place for place, decision in enumerate(decisions) if decision is not None and decision.upload]
         return _Shallow(
             ran, result, scores, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
         )
 
-    def _scores(self, ran: Ran, result: Any) -> Sequence[Scores | None]:
-        if self._algorithm is None and self._collector is None and self._model.beside is None:
-            return ()
-        batch = ran.given
-        found: list[Scores | None] = []
-        for place in range(len(batch)):
-            try:
-                found.append(self._model.scores_of(ran.outputs, place, _of_sample(result, place, batch)))
-            except ModelError as error:
-                if self._algorithm is not None:
-                    raise
-                # Chance alone keeps samples of such a model.
-                self._warn_once("which samples are hard cannot be told", error)
-                found.append(None)
-        return found
-
-    def _decide(self, scores: Sequence[Scores | None]) -> Sequence[Decision | None]:
+    def _decide(self, scores: Sequence[Scores]) -> Sequence[Decision | None]:
         assert self._algorithm is not None
         with self._lock:
-            return [self._algorithm.decide(each) for each in scores if each is not None]
-
-    def _look(
-        self, shallow: _Shallow, result: Any = None, *, deep: DeepAnswer | None = None, away: bool = False
-    ) -> Sequence[KeptSample | None]:
-        """Have each sample that was answered looked at, to be kept or compared; return what was kept of each."""
-        batch = shallow.given
-        kept: list[KeptSample | None] = [None] * len(batch)
-        result = shallow.result if deep is None else result
-        if self._collector is not None:
-            for place, sample in enumerate(batch.samples):
-                row = shallow.hard.index(place) if place in shallow.hard else None
-                kept[place] = self._collector.see(
-                    Answered(
-                        sample,
-                        _of_sample(result, place, batch),
-                        shallow.scores[place] if shallow.scores else None,
-                        lambda place=place: _embedding(shallow.ran, place),  # type: ignore[misc]
-                        deep=self._deep_scores(deep, row, _of_sample(result, place, batch)),
-                        degraded=away and row is not None,
-                        version=shallow.ran.version,
-                    )
-                )
-        beside = self._model.beside
-        if beside is not None:
-            ran = shallow.ran
-            failed = ran.failed is not None
-            scores = [None] * len(batch) if failed or not shallow.scores else shallow.scores
-            version = ran.version if ran.failed is None else ran.failed
-            beside.offer(Compared(batch.inputs, version, ran.seconds, scores, failed, kept, time.time()))
-        return kept
-
-    def _deep_scores(self, deep: DeepAnswer | None, row: int | None, result: Any) -> Scores | None:
-        if deep is None or row is None:
-            return None
-        try:
-            return scores_of([value[row] for value in deep.outputs.values()], result, self._confidence)
-        except (ModelError, IndexError):
-            return None
+            return [self._algorithm.decide(each) for each in scores]
 
     def _answer(self, shallow: _Shallow, *, instead: str | None = None) -> _Answer:
         """Return the deep model's answer where it is wanted and can be had, else the shallow one's."""
@@ -317,7 +264,8 @@ class EdgeModel:
                 trouble = str(error)
                 self._warn_once("the shallow model answers alone", error)
         cloud_seconds = time.perf_counter() - begin if hard and instead is None else None
-        kept = self._look(shallow, result, deep=deep, away=bool(hard) and deep is None)
+        away = bool(hard) and deep is None
+        kept = self._onlooker.look(shallow.ran, result, shallow.scores, hard=hard, deep=deep, away=away)
         stories = []
         for place in range(len(shallow.given)):
             decision = shallow.decisions[place] if shallow.decisions else None
@@ -327,7 +275,7 @@ class EdgeModel:
             reason = decision.reason if decision is not None else "no deep model is asked"
             stories.append(
                 Inference(
-                    result=_of_sample(result, place, shallow.given),
+                    result=of_sample(result, place, shallow.given),
                     source="cloud" if by_cloud else "edge",
                     confidence=decision.confidence if decision is not None else None,
                     reason=f"{reason}, but {trouble}" if degraded else reason,
@@ -369,17 +317,17 @@ class EdgeModel:
     def _with_deep(self, shallow: _Shallow, hard: Sequence[int], deep: DeepAnswer) -> Any:
         post, batch = self._deep_post or self._post, shallow.given
         if len(hard) == len(batch):
-            raw = _in_form(deep.outputs, batch)
+            raw = in_form(deep.outputs, batch)
             return raw if post is None else post(raw)
-        if self._deep_post is None and _fit(shallow.outputs, deep.outputs):
+        if self._deep_post is None and fit(shallow.outputs, deep.outputs):
             merged = {}
             for (name, own), theirs in zip(shallow.outputs.items(), deep.outputs.values(), strict=True):
                 merged[name] = own.copy()
                 merged[name][list(hard)] = theirs
-            raw = _in_form(merged, batch)
+            raw = in_form(merged, batch)
             return raw if post is None else post(raw)
         # Results of another form, such as a detector's lists: each sample has its own.
-        results = [_of_sample(shallow.result, place, batch) for place in range(len(batch))]
+        results = [of_sample(shallow.result, place, batch) for place in range(len(batch))]
         for row, place in enumerate(hard):
             part = {name: value[row : row + 1] for name, value in deep.outputs.items()}
             raw = next(iter(part.values())) if len(part) == 1 else part
@@ -398,32 +346,3 @@ class EdgeModel:
         if kind not in self._said and len(self._said) < _MOST_SAID:
             self._said.add(kind)
             _log.warning("%s: %s", what, error)
-
-
-def _in_form(outputs: _Outputs, batch: Given) -> Any:
-    """Return outputs as a model's own `predict` does: the array, or several by name; without a batch axis for one."""
-    if batch.single:
-        outputs = {name: value[0] for name, value in outputs.items()}
-    return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs)
-
-
-def _of_sample(result: Any, place: int, batch: Given) -> Any:
-    """Return what a call's result says of one of its samples."""
-    if batch.single or (len(batch) == 1 and is_boxes(result)):
-        return result
-    if isinstance(result, Mapping):
-        return {name: value[place] for name, value in result.items()}
-    if isinstance(result, list | tuple | np.ndarray) and len(result) == len(batch):
-        return result[place]
-    return result
-
-
-def _embedding(ran: Ran, place: int) -> Embedding:
-    return embedding_of(
-        {name: value[place] for name, value in ran.given.inputs.items()},
-        {name: value[place] for name, value in ran.outputs.items()},
-    )
-
-
-def _fit(own: _Outputs, theirs: _Outputs) -> bool:
-    return [value.shape[1:] for value in own.values()] == [value.shape[1:] for value in theirs.values()]

@@ -55,8 +55,9 @@ class IBT:
         for name, value in (("threshold_box", threshold_box), ("threshold_img", threshold_img)):
             if not is_share(value):
                 raise ModelError(f"{name} is {value!r}, expected a number from 0 to 1")
-        self._box, self._image, self._ratio, self._hold = threshold_box, threshold_img, upload_ratio, hold
         self._credit = BoundedCredit(upload_ratio, hold=hold) if upload_ratio is not None else None
+        self._box, self._image, self._hold = float(threshold_box), float(threshold_img), hold
+        self._ratio = None if upload_ratio is None else float(upload_ratio)
         self._ranks = Ranks()
 
     def decide(self, scores: Scores) -> Decision:

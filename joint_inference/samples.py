@@ -86,7 +86,7 @@ def given(sample: Any, prepared: Any, specs: Sequence[TensorSpec]) -> Given:
     Raises
     ------
     ModelError
-        If it is no array at all, such as None from a camera that is gone.
+        If it is no array at all, such as None from a camera that is gone, or rows of several lengths.
     """
     if len(specs) == 1 and isinstance(prepared, np.ndarray) and prepared.ndim == len(specs[0].shape) - 1:
         # One sample of the only input: what a camera gives, frame by frame.
@@ -109,13 +109,20 @@ def given(sample: Any, prepared: Any, specs: Sequence[TensorSpec]) -> Given:
 def named_inputs(prepared: Any, specs: Sequence[TensorSpec]) -> dict[str, NDArray[Any]]:
     """Return arrays by input name, in the model's dtypes where nothing is lost by it that Keras would keep."""
     if isinstance(prepared, Mapping):
-        values = {str(name): np.asarray(value) for name, value in prepared.items()}
+        values = {str(name): _array(value) for name, value in prepared.items()}
     elif len(specs) > 1 and isinstance(prepared, list | tuple):
-        values = {spec.name: np.asarray(value) for spec, value in zip(specs, prepared, strict=False)}
+        values = {spec.name: _array(value) for spec, value in zip(specs, prepared, strict=False)}
     else:
-        values = {specs[0].name: np.asarray(prepared)}
+        values = {specs[0].name: _array(prepared)}
     by_name = {spec.name: spec.dtype for spec in specs}
     return {name: _cast(value, by_name.get(name)) for name, value in values.items()}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ModelError(f"a sample is no array ({error}); expected rows of one length, batch first") from error
 
 
 def _cast(value: NDArray[Any], dtype: np.dtype[Any] | None) -> NDArray[Any]:

@@ -47,8 +47,10 @@ class ScoredAlgorithm(ABC):
             )
         if threshold is not None and not is_share(threshold):
             raise ModelError(f"threshold is {threshold!r}, expected a confidence from 0 to 1")
-        self._threshold, self._ratio, self._hold = threshold, upload_ratio, hold
         self._credit = BoundedCredit(upload_ratio, hold=hold) if upload_ratio is not None else None
+        # NumPy's numbers are taken, and are none in the status's JSON.
+        self._threshold = None if threshold is None else float(threshold)
+        self._ratio, self._hold = None if upload_ratio is None else float(upload_ratio), hold
         self._ranks = Ranks()
 
     @abstractmethod

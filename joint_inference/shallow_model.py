@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,10 @@ from ..lib.runners.runner import Runner
 from ..lib.scores import ConfidenceFunction, Scores, scores_of
 from ..lib.shadow_model import ShadowModel
 from ..lib.tensors import TensorSpec
+from .answers import Outputs
 from .samples import Given, given
 
 __all__ = ["Ran", "ShallowModel"]
-
-_Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Ran:
     """
 
     given: Given
-    outputs: _Outputs
+    outputs: Outputs
     version: int
     seconds: float
     failed: int | None = None
@@ -117,7 +116,7 @@ class ShallowModel:
             return _instead(beside, batch, serving.version)
         return Ran(batch, outputs, serving.version, seconds)
 
-    def scores_of(self, outputs: _Outputs, place: int, result: Any) -> Scores:
+    def scores_of(self, outputs: Outputs, place: int, result: Any) -> Scores:
         """Return what the model is sure of in one sample of a batch; raises as `lib.scores.scores_of` does."""
         own = [value[place] for name, value in outputs.items() if name != EMBEDDING_OUTPUT]
         return scores_of(own, result, self._confidence)
@@ -156,7 +155,7 @@ class ShallowModel:
         if before is not None:
             before.close()
 
-    def read(self, outputs: _Outputs, count: int) -> Sequence[Scores | None]:
+    def read(self, outputs: Outputs, count: int) -> Sequence[Scores | None]:
         """Return what outputs are sure of, where that needs neither `post_fun` nor a function of the script's."""
         found: list[Scores | None] = []
         for place in range(count):
@@ -180,7 +179,7 @@ def _instead(beside: ShadowModel, batch: Given, version: int) -> Ran:
     return Ran(batch, outputs, beside.version, time.perf_counter() - begin, failed=version)
 
 
-def _finite(outputs: _Outputs) -> bool:
+def _finite(outputs: Outputs) -> bool:
     return all(value.dtype.kind != "f" or bool(np.isfinite(value).all()) for value in outputs.values())
 
 

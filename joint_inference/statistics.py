@@ -239,7 +239,7 @@ class Recorder:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # Not synced to the disk: after a power cut the last second's numbers are of no use to anybody.
-            temporary.write_text(json.dumps(asdict(self.snapshot())), encoding="utf-8")
+            temporary.write_text(json.dumps(asdict(self.snapshot()), default=str), encoding="utf-8")
             temporary.replace(self._path)
         except OSError as error:
             _log.warning("%s: statistics cannot be written (%s); answers go on", self._path, error.strerror)

@@ -44,8 +44,9 @@ class UploadForm:
     def __post_init__(self) -> None:
         if self.encoding not in ("auto", "raw", *_PILLOW):
             raise ModelError(f"encoding is {self.encoding!r}, expected auto, raw, {', '.join(_PILLOW)}")
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise ModelError(f"quality is {self.quality}, expected a whole number from 1 to 100")
+        whole = type(self.quality) is int
+        if self.quality is not None and not (whole and 1 <= self.quality <= 100):
+            raise ModelError(f"quality is {self.quality!r}, expected a whole number from 1 to 100")
 
 
 @dataclass(frozen=True)

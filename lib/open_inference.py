@@ -281,6 +281,8 @@ def _text(item: Any) -> str:
 
 def _decode(body: bytes | memoryview, header_length: int | None, key: str) -> tuple[_Header, dict[str, NDArray[Any]]]:
     size = len(body)
+    if not size:
+        raise WireError(f"the body is empty; expected a JSON object with {key!r}")
     length = size if header_length is None else header_length
     if not 0 < length <= size:
         raise WireError(f"{HEADER_LENGTH} is {header_length}, expected 1 to {size}, the body's length")

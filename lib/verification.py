@@ -26,7 +26,8 @@ __all__ = ["card_path", "expected_sha256", "suffix_of", "verified"]
 def card_path(path: str | os.PathLike[str]) -> Path:
     """Return where the card of the model at `path` is: `model.keras.card.json` beside `model.keras`."""
     path = Path(path)
-    return path.with_name(f"{path.name}.card.json")
+    whole = path.absolute()  # "." has no name
+    return whole.with_name(f"{whole.name}.card.json")
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:

@@ -29,6 +29,7 @@ SOCKET, TOKEN = "controller.sock", "controller.token"
 """Names in the state folder: the socket that scripts reach it by, and the token that they need for a port."""
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LEAST_BYTES = 1 << 20
 _LEAST_RATE = 1_000
 _KEEP_ALIVE_SECONDS = 75
@@ -39,6 +40,7 @@ _log = logging.getLogger(__name__)
 def parse_options(
     *,
     model: str | None = None,
+    sha256: str | None = None,
     datasets: Sequence[str] = (),
     quiet_hours: str | None = None,
     **options: Any,
@@ -49,6 +51,8 @@ def parse_options(
     ----------
     model
         `NAME=PATH`, or `NAME` where version 1 comes from the hub.
+    sha256
+        `NAME=SHA256` that version 1 must have.
     datasets
         `NAME=PATH` of each.
     quiet_hours
@@ -74,6 +78,14 @@ def parse_options(
         name, _, path = model.partition("=")
         _check_name("--model", name)
         options |= {"model": name, "model_path": path or None}
+    if sha256 is not None:
+        name, _, fingerprint = sha256.partition("=")
+        if model is None or name != options["model"] or not _SHA256.fullmatch(fingerprint):
+            raise SpecError(
+                f"--sha256 is {sha256[:120]!r}, expected NAME=SHA256 with the name given with --model and 64 digits of "
+                f"0-9 and a-f"
+            )
+        options |= {"model_sha256": fingerprint}
     return ControllerOptions(
         datasets=dict(_named_path(text) for text in datasets),
         quiet=None if quiet_hours is None else QuietHours.parse(quiet_hours),
@@ -188,9 +200,11 @@ def _unix_socket(path: Path) -> Iterator[tuple[socket.socket, str]]:
     with listener:
         mask = os.umask(0o177)
         try:
-            path.unlink(missing_ok=True)  # of a process that was killed: the lock on the state folder is ours
+            _make_way(path)
             listener.bind(str(path))
         except OSError as error:
+            if isinstance(error, PlatformError):
+                raise
             raise PlatformError(
                 f"{path}: cannot be a socket ({error}); choose a shorter path in a folder that this user may write "
                 f"with --socket, or a port with --port"
@@ -201,6 +215,20 @@ def _unix_socket(path: Path) -> Iterator[tuple[socket.socket, str]]:
             yield listener, f"unix:{path}"
         finally:
             path.unlink(missing_ok=True)
+
+
+def _make_way(path: Path) -> None:
+    """Remove the socket of a process that was killed, and nothing else."""
+    if not path.parent.is_dir():
+        os.umask(0o077)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.umask(0o177)
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking, contextlib.suppress(ConnectionRefusedError):
+        asking.connect(str(path))
+        raise PlatformError(f"{path}: another process listens on this socket; give each LocalController its own")
+    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

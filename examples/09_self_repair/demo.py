@@ -43,7 +43,7 @@ def tell(curves):
 def main():
     from prepare_data import prepare
 
-    print("\nTwo desks read digits from forms. From the 300th on, the forms lie on their side.")
+    print("\nTwo desks read digits from forms. From the 100th on, the forms lie on their side.")
     print("Clerks correct what was read; the loop finds the drift, trains, tests, tries one desk, and goes on.\n")
     prepare(HERE / "data")
     done = subprocess.run(

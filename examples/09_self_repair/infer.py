@@ -34,7 +34,9 @@ with (
         right.append(int(answer.result.argmax()) == digit)
         corrections.append((answer.sample_id, digit))
         if len(corrections) > 20:  # a clerk's correction comes twenty forms later
-            solar_corona.incremental.report_label(*corrections.popleft())
+            sample_id, right_digit = corrections.popleft()
+            if sample_id:  # else the sample was not kept
+                solar_corona.incremental.report_label(sample_id, right_digit)
         if number % 20 == 19:
             print(
                 f"{time.time():.2f},{number + 1},{answer.model},{sum(right) / len(right):.3f}", file=curve, flush=True

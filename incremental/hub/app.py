@@ -20,6 +20,7 @@ from ...core.errors import DatasetError, PlatformError, RefusedRequestError, Tem
 from . import admin_routes, edge_routes, login_routes
 from .accounts import Accounts
 from .hub import Hub
+from .ingest import Ingest
 from .upkeep import Upkeep
 
 __all__ = ["Extension", "create_app", "serve"]
@@ -75,7 +76,7 @@ def create_app(hub: Hub, accounts: Accounts, *, extensions: Sequence[Extension] 
 
     # The pages that FastAPI makes of itself load scripts from elsewhere.
     app = FastAPI(title="Solar Corona hub", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.state.hub, app.state.accounts = hub, accounts
+    app.state.hub, app.state.accounts, app.state.ingest = hub, accounts, Ingest(hub)
     app.add_middleware(_Headers)
     _add_errors(app)
     app.add_api_route("/v1/ready", _ready)

@@ -9,8 +9,10 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ T = TypeVar("T")
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
+_AT_ONCE = 32
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -321,15 +324,23 @@ def _write_all(files: Mapping[Path, Any]) -> None:
             made.append((temporary, path))
             with temporary.open("xb") as file:
                 file.write(data)
-        for temporary, _ in made:
-            _sync(temporary)
+        _sync_all([temporary for temporary, _ in made])
         for temporary, path in made:
             temporary.replace(path)
-        for folder in {path.parent for path in files}:
-            _sync(folder)
+        _sync_all(sorted({path.parent for path in files}))
     finally:
         for temporary, _ in made:
             temporary.unlink(missing_ok=True)
+
+
+def _sync_all(paths: Sequence[Path]) -> None:
+    """Have files on the disk; at once, for a disk that is asked for many together writes its journal once for all."""
+    list(_syncing().map(_sync, paths))
+
+
+@cache
+def _syncing() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="solar-corona-sync")
 
 
 def _sync(path: Path) -> None:

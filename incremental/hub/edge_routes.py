@@ -46,7 +46,7 @@ _LARGEST_COUNT = (1 << 63) - 1
 async def take_samples(request: Request, edge: FromEdge, hub: TheHub) -> Receipts:
     """Take a frame of samples in."""
     frame = await read_body(request, hub.settings.limits.frame)
-    return await run_in_threadpool(Ingest(hub).take, edge, frame)
+    return await run_in_threadpool(_ingest_of(request).take, edge, frame)
 
 
 @router.head("/contents/{name}")
@@ -58,12 +58,12 @@ def how_much_came(name: str, edge: FromEdge, hub: TheHub) -> Response:
 
 
 @router.patch("/contents/{name}")
-async def take_piece(name: str, request: Request, edge: FromEdge, hub: TheHub) -> Response:
+async def take_piece(name: str, request: Request, edge: FromEdge) -> Response:
     """Take the next bytes of a large content in."""
     offset, length = (_number(request, header) for header in ("upload-offset", "upload-length"))
     data = await read_body(request, PIECE)
     try:
-        came = await run_in_threadpool(Ingest(hub).piece, edge, name, offset, data, length=length)
+        came = await run_in_threadpool(_ingest_of(request).piece, edge, name, offset, data, length=length)
     except OffsetError as error:
         return Response(str(error), status_code=409, headers={"upload-offset": str(error.offset)})
     return Response(status_code=204, headers={"upload-offset": str(came)})
@@ -183,6 +183,11 @@ def _observed(session: Session, edge: str, observations: list[Observation]) -> N
         for each in observations
     ]
     session.execute(insert(ObservationEntry).on_conflict_do_nothing(index_elements=["edge", "seq"]), rows)
+
+
+def _ingest_of(request: Request) -> Ingest:
+    ingest: Ingest = request.app.state.ingest
+    return ingest
 
 
 def _same_edge(edge: str, told: str) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import func, null, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,12 +25,21 @@ __all__ = ["Ingest"]
 
 _CLOCK_AHEAD = 300.0
 _HOUR = 3_600.0
+_ROWS = 500  # a statement has some thousands of values at most
+_USAGE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class _Arrived:
     record: SampleRecord
     content: bytes | None  # None: it went ahead, and is in the storage
+
+
+@dataclass
+class _Usage:
+    count: int
+    size: int
+    at: float
 
 
 class Ingest:
@@ -47,6 +56,7 @@ class Ingest:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._used: dict[str, _Usage] = {}
 
     def take(self, edge: str, frame: bytes) -> Receipts:
         """Take a frame of samples in. Safe to repeat.
@@ -100,11 +110,10 @@ class Ingest:
                 413,
                 f"the content has {length} bytes, a piece {len(data)}; at most {limits.content} and {PIECE} are taken",
             )
-        _, size = self._usage(edge)
-        if size + length > limits.edge_bytes:
-            raise RefusedRequestError(
-                507, f"edge {edge} has {size} bytes here, of {limits.edge_bytes}", retry_after=600
-            )
+        used = self._usage(edge)
+        if used.size + length > limits.edge_bytes:
+            why = f"edge {edge} has {used.size} bytes here, of {limits.edge_bytes} that it may have"
+            raise RefusedRequestError(507, why, retry_after=600)
         return self._hub.samples.append(name, offset, data, length=length)
 
     def _looked_at(self, edge: str, record: SampleRecord, content: bytes) -> Receipt | None:
@@ -135,29 +144,34 @@ class Ingest:
 
     def _over_quota(self, edge: str, good: dict[int, _Arrived], outcomes: list[Receipt | None]) -> None:
         limits = self._hub.settings.limits
-        count, size = self._usage(edge)
+        used = self._usage(edge)
         for place in list(good):
             record = good[place].record
-            count, size = count + 1, size + record.size
             why = ""
-            if count > limits.edge_per_hour:
+            if used.count >= limits.edge_per_hour:
                 why = f"edge {edge} sent {limits.edge_per_hour} samples within an hour, and may not send more"
-            elif size > limits.edge_bytes:
+            elif used.size + record.size > limits.edge_bytes:
                 why = f"edge {edge} has {limits.edge_bytes} bytes here, and may not have more"
             if why:
                 outcomes[place] = Receipt(id=record.id, outcome="later", reason=why)
                 del good[place]
+            else:
+                used.count, used.size = used.count + 1, used.size + record.size
 
-    def _usage(self, edge: str) -> tuple[int, int]:
-        """Return an edge's samples of the last hour, and the bytes of all that are here."""
-        since = self._hub.clock() - _HOUR
+    def _usage(self, edge: str) -> _Usage:
+        """Return an edge's samples of the last hour, and the bytes of all that are here; counted anew now and then."""
+        now = self._hub.clock()
+        known = self._used.get(edge)
+        if known is not None and 0 <= now - known.at < _USAGE_SECONDS:
+            return known
 
-        def work(session: Session) -> tuple[int, int]:
-            recent = select(func.count()).where(Sample.edge == edge, Sample.received_at > since)
+        def work(session: Session) -> _Usage:
+            recent = select(func.count()).where(Sample.edge == edge, Sample.received_at > now - _HOUR)
             whole = select(func.coalesce(func.sum(Sample.size), 0)).where(Sample.edge == edge)
-            return int(session.scalar(recent) or 0), int(session.scalar(whole) or 0)
+            return _Usage(int(session.scalar(recent) or 0), int(session.scalar(whole) or 0), now)
 
-        return self._hub.database.read(work)
+        self._used[edge] = self._hub.database.read(work)
+        return self._used[edge]
 
 
 def _check_storable(record: SampleRecord) -> None:
@@ -177,16 +191,23 @@ def _insert(session: Session, records: Sequence[SampleRecord], hub: Hub) -> list
     ids = [record.id for record in records]
     gone = set(session.scalars(select(GoneSample.id).where(GoneSample.id.in_(ids))))
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    rows = {record.id: _row(record, now) for record in records if record.id not in gone}
+    stored: set[str] = set()
+    all_rows = list(rows.values())
+    for begin in range(0, len(all_rows), _ROWS):
+        part = all_rows[begin : begin + _ROWS]
+        query = insert(Sample).values(part).on_conflict_do_nothing(index_elements=["id"])
+        stored |= set(session.scalars(query.returning(Sample.id)))
     receipts = []
     for record in records:
         if record.id in gone:
             receipts.append(Receipt(id=record.id, outcome="refused", reason="it was deleted, and is not taken again"))
             continue
-        query = insert(Sample).values(**_row(record, now)).on_conflict_do_nothing(index_elements=["id"])
-        stored = session.execute(query.returning(Sample.id)).first() is not None
         ahead = record.taken_at - now
         reason = f"its clock is {ahead:.0f} s ahead of the hub's" if ahead > _CLOCK_AHEAD else ""
-        receipts.append(Receipt(id=record.id, outcome="stored" if stored else "known", reason=reason))
+        outcome: Literal["stored", "known"] = "stored" if record.id in stored else "known"
+        stored.discard(record.id)  # once more in the same frame, it is known
+        receipts.append(Receipt(id=record.id, outcome=outcome, reason=reason))
     _labels_that_waited(session, [record for record in records if record.id not in gone], hub, now)
     return receipts
 

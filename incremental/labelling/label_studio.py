@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +19,8 @@ from .showing import Shown, shown
 from .source import Finished, Offer, Setting, SourceStatus
 
 __all__ = ["LabelStudio", "labelling_config"]
+
+_logger = logging.getLogger(__name__)
 
 _PAGE = 100
 _AT_ONCE = 50
@@ -70,6 +73,7 @@ class LabelStudio:
         self._known: dict[str, str] | None = None  # task of each sample that is there
         self._people: dict[int, str] = {}
         self._seen: dict[int, str] = {}  # when the newest task that was read had changed, by project
+        self._calling: set[int] = set()  # projects that call back
         self._out = 0
         self._said = SourceStatus(True, "nothing was asked yet", url)
 
@@ -160,15 +164,15 @@ class LabelStudio:
                 },
             )
             self._projects[kind] = int(made["id"])
-            self._ask_for_calls(self._projects[kind])
         return self._projects[kind]
 
     def _ask_for_calls(self, project: int) -> None:
-        if not self._setting.callback:
+        """Have the hub called when something was labelled, once for each project."""
+        if not self._setting.callback or project in self._calling:
             return
-        self._client.post(
-            "/api/webhooks/",
-            {
+        told = self._client.get("/api/webhooks/", {"project": project})
+        if not any(each.get("url") == self._setting.callback for each in told):
+            asked = {
                 "project": project,
                 "url": self._setting.callback,
                 "send_payload": False,
@@ -176,11 +180,17 @@ class LabelStudio:
                 "is_active": True,
                 "send_for_all_actions": False,
                 "actions": list(_ACTIONS),
-            },
-        )
+            }
+            try:
+                self._client.post("/api/webhooks/", asked)
+            except DatasetError as error:
+                # Labels are fetched anyway, only later.
+                _logger.warning("Label Studio will not call the hub back: %s", error)
+        self._calling.add(project)
 
     def _make_tasks(self, kind: str, part: Sequence[tuple[Offer, Shown]]) -> dict[str, str]:
         project = self._project(kind)
+        self._ask_for_calls(project)
         tasks = [self._task(kind, offer, view) for offer, view in part]
         answer = self._client.post(f"/api/projects/{project}/import?return_task_ids=true", tasks)
         made = answer.get("task_ids") or []

@@ -8,12 +8,16 @@
   const WAIT = 5000;
   const buttons = [...document.querySelectorAll("#classes .class")];
   const keys = new Map();
-  buttons.forEach((button, place) => {
-    if (place < KEYS.length) {
-      keys.set(KEYS[place], button);
-      button.querySelector("kbd").textContent = KEYS[place].toUpperCase();
-    }
+  const nameOf = (button) => button.querySelector("span").textContent.toLowerCase();
+  // A class called 7 is chosen by 7; the others get the keys that are left, in order.
+  buttons.forEach((button) => {
+    const name = nameOf(button);
+    if (name.length === 1 && KEYS.includes(name) && !keys.has(name)) keys.set(name, button);
   });
+  const free = [...KEYS].filter((key) => !keys.has(key));
+  const keyed = new Set(keys.values());
+  buttons.filter((button) => !keyed.has(button)).slice(0, free.length).forEach((button, place) => keys.set(free[place], button));
+  keys.forEach((button, key) => { button.querySelector("kbd").textContent = key.toUpperCase(); });
 
   let queue = [], current = null, busy = false, timer = 0;
   const later = [];                // put off for now, by this page

@@ -69,10 +69,12 @@ class Labelling:
         What it works on.
     desk
         Who carries samples to the job's labelling source.
+    every
+        Seconds between two of its steps, where nothing calls for one.
     """
 
-    def __init__(self, hub: Hub, desk: Desk) -> None:
-        self._desk, self._thread = desk, DeskThread(desk)
+    def __init__(self, hub: Hub, desk: Desk, *, every: float = 5.0) -> None:
+        self._desk, self._thread = desk, DeskThread(desk, every=every)
         self._leases = _Leases(hub)
         self.routers: Sequence[APIRouter] = (self._routes(),)
 

@@ -82,8 +82,10 @@ def _of_array(array: NDArray[Any]) -> Shown:
         return _series(array[:, None])
     if curves:
         return _series(array)
-    flat = array.reshape(1, -1) if array.ndim <= 1 else array.reshape(len(array), -1)
-    return _json("table", _table(flat))
+    if array.ndim <= 1:
+        # Down the page, where a phone has room for it.
+        return _json("table", _table_of_value([_short(each) for each in array.reshape(-1).tolist()]))
+    return _json("table", _table(array.reshape(len(array), -1)))
 
 
 def _png(array: NDArray[Any]) -> bytes:
@@ -126,7 +128,7 @@ def _table_of_value(value: Any) -> dict[str, Any]:
     else:
         parts = [("value", value)]
     rows = [[str(key), _words(each)] for key, each in parts[:_MOST_ROWS]]
-    return {"columns": ["name", "value"], "rows": rows, "more": len(parts) > _MOST_ROWS}
+    return {"columns": ["", "value"], "rows": rows, "more": len(parts) > _MOST_ROWS}
 
 
 def _words(value: Any) -> str:

@@ -21,6 +21,7 @@ Show = Callable[[LoopStatus], None]
 
 _BAR = 16
 _MOST_EDGES = 20
+_LONGEST_WHY = 220
 _STATES = {"promoted": "green", "canary": "cyan", "refused": "red", "rolled-back": "red", "candidate": ""}
 _TALLY = ("seen", "hard", "queued", "uploaded", "labelled", "used")
 
@@ -140,9 +141,14 @@ def _edges(status: LoopStatus) -> RenderableType:
 
 def _decisions(status: LoopStatus) -> list[RenderableType]:
     return [
-        Text.assemble((f"{_ago(status, each.at):>6} ago  ", "dim"), (each.what, "bold"), f"  {each.why}")
+        Text.assemble((f"{_ago(status, each.at):>6} ago  ", "dim"), (each.what, "bold"), f"  {_short(each.why)}")
         for each in status.decisions[:5]
     ]
+
+
+def _short(why: str) -> str:
+    """Return the beginning of a reason; the version's report has all of it."""
+    return why if len(why) <= _LONGEST_WHY else why[:_LONGEST_WHY].rsplit(" ", 1)[0] + " …"
 
 
 def _ago(status: LoopStatus, at: float) -> str:
@@ -185,7 +191,7 @@ def _told_plainly(console: Console) -> Show:
     def show(status: LoopStatus) -> None:
         nonlocal said
         newest = status.decisions[0] if status.decisions else None
-        line = f"{status.phase}: {newest.what}: {newest.why}" if newest is not None else status.phase
+        line = f"{status.phase}: {newest.what}: {_short(newest.why)}" if newest is not None else status.phase
         if line != said:
             said = line
             console.print(f"{time.monotonic() - begin:6.0f} s  {line}", markup=False, soft_wrap=True)

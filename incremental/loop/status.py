@@ -147,8 +147,9 @@ class LoopStatus(_Part):
     def goes_on(self) -> bool:
         """Whether something happens without a script on any edge."""
         counts = self.samples
+        due = self.phase == "collecting" and any(trigger.due for trigger in self.triggers)
         pending = counts.queued + (counts.waiting + counts.out if self.labels_come else 0)
-        return pending > 0 or self.phase in _WORKING or any(trigger.due for trigger in self.triggers)
+        return pending > 0 or self.phase in _WORKING or due
 
 
 def read_status(

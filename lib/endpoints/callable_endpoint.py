@@ -53,8 +53,11 @@ class CallableEndpoint:
         except Exception as error:
             # Whatever the user's function raises: the edge goes on without it.
             raise TemporaryError(f"{self._name} raised {type(error).__name__}: {error}") from error
-        outputs = {str(k): np.asarray(v) for k, v in found.items()} if isinstance(found, Mapping) else None
-        return Reply(outputs if outputs is not None else {"output": np.asarray(found)}, model=self._name)
+        named = found if isinstance(found, Mapping) else {"output": found}
+        try:
+            return Reply({str(name): np.asarray(value) for name, value in named.items()}, model=self._name)
+        except ValueError as error:
+            raise TemporaryError(f"{self._name} returned what is no array: {error}") from error
 
     def close(self) -> None:
         """Let its threads end."""

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ _AT_ONCE = 16
 _LARGEST_ANSWER = 64 * 2**20
 _SHOWN = 300
 _LATER = {408, 425, 429}
+_CODINGS = "gzip, deflate"
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True)
@@ -88,11 +92,12 @@ class HttpClient:
     Raises
     ------
     ModelError
-        If a certificate file cannot be read.
+        If a certificate file cannot be read, the token is no header's text, or HTTP/2 is asked for and not installed.
     """
 
     def __init__(self, url: str, options: HttpOptions | None = None) -> None:
         self.url, self._options = url.rstrip("/"), options or HttpOptions()
+        _check(self._options)
         self._verify = _tls(self._options) if url.startswith("https") else False
         self._client: httpx.AsyncClient | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -159,14 +164,13 @@ class HttpClient:
             return found
 
     async def _whole(self, answer: httpx.Response) -> bytes:
-        limit = self._options.largest_answer
-        parts, size = list[bytes](), 0
-        async for part in answer.aiter_bytes():
-            size += len(part)
-            if size > limit:
-                raise TemporaryError(f"{self.url}: it answers more than {limit} bytes, which no answer of a model has")
-            parts.append(part)
-        return b"".join(parts)
+        try:
+            body = _Body(answer.headers.get("content-encoding", ""), self._options.largest_answer)
+            async for part in answer.aiter_raw():
+                body.add(part)
+            return body.whole()
+        except _BodyError as error:
+            raise TemporaryError(f"{self.url}: {error}") from error
 
     def _opened(self) -> tuple[httpx.AsyncClient, asyncio.Semaphore]:
         """Return the connection pool; called on the loop's own thread alone."""
@@ -180,7 +184,7 @@ class HttpClient:
                 timeout=None,  # noqa: S113 - one deadline for the whole exchange stands around it
                 follow_redirects=False,
                 trust_env=False,  # a proxy of the machine's is not asked what edges see
-                headers={"authorization": f"Bearer {token}"} if token else {},
+                headers={"accept-encoding": _CODINGS, **({"authorization": f"Bearer {token}"} if token else {})},
                 limits=httpx.Limits(max_connections=self._options.at_once),
             )
             self._slots = asyncio.Semaphore(self._options.at_once)
@@ -201,6 +205,49 @@ class HttpClient:
         if 300 <= status < 400:
             hint = f"; it redirects to {answer.headers.get('location', 'nowhere')[:_SHOWN]}, give that URL"
         raise ModelError(said + hint)
+
+
+class _BodyError(Exception):
+    """What is wrong with an answer's body, in words that follow the service's URL."""
+
+
+class _Body:
+    """An answer's body, of which never more than the limit is in memory, however well it was compressed."""
+
+    def __init__(self, coding: str, limit: int) -> None:
+        self._limit, self._size, self._parts = limit, 0, list[bytes]()
+        known = coding.strip().lower()
+        if known not in ("", "identity", "gzip", "x-gzip", "deflate"):
+            raise _BodyError(f"its answer is compressed as {coding[:40]!r}, expected one of {_CODINGS}, or none")
+        self._inflate = None if known in ("", "identity") else zlib.decompressobj(_GZIP_OR_ZLIB)
+
+    def add(self, part: bytes) -> None:
+        """Take what came."""
+        if self._inflate is not None:
+            try:
+                part = self._inflate.decompress(part, self._limit + 1 - self._size)
+            except zlib.error as error:
+                raise _BodyError(f"its answer cannot be decompressed ({error})") from error
+        self._size += len(part)
+        if self._size > self._limit:
+            raise _BodyError(f"it answers more than {self._limit} bytes, which no answer of a model has")
+        self._parts.append(part)
+
+    def whole(self) -> bytes:
+        """Return it, once everything came."""
+        if self._inflate is not None and self._size and not self._inflate.eof:
+            raise _BodyError("its compressed answer is cut off")
+        return b"".join(self._parts)
+
+
+def _check(options: HttpOptions) -> None:
+    token = options.token
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ModelError("the token for the deep model has characters that no HTTP header has; expected ASCII text")
+    if options.key is not None and options.certificate is None:
+        raise ModelError(f"{options.key}: is a key without its certificate; give HttpOptions(certificate=…) too")
+    if options.http2 and find_spec("h2") is None:
+        raise ModelError("HTTP/2 needs the package h2; pip install 'solar-corona[edge]', or leave http2 out")
 
 
 def _tls(options: HttpOptions) -> ssl.SSLContext:

@@ -53,8 +53,12 @@ def open_endpoint(what: str | DeepModel | Endpoint | Callable[[Any], Any]) -> En
 
 
 def _of_url(url: str) -> Endpoint:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # no address of version 6, or no port
+        raise ModelError(f"{url}: is no URL ({error}); expected such as http://HOST:PORT/v2/models/NAME") from error
+    if not known:
         raise ModelError(f"{url}: is no URL of a model; expected such as http://HOST:PORT/v2/models/NAME")
     if parts.username or parts.password:
         raise ModelError("a URL with a password in it is not used, for it ends in logs; pass HttpOptions(token=…)")

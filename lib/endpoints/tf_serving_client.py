@@ -78,7 +78,7 @@ class TensorFlowServingEndpoint:
                     for name, about in inputs.items()
                 )
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(
                 f"{self._client.url}{self._path}: has no signature {self._signature!r} that can be read; expected the "
                 f"metadata of TensorFlow Serving"

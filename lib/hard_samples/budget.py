@@ -16,6 +16,8 @@ _HOUR = 3600.0
 _MEMORY = 60.0
 _LEAST_BUCKET, _BUCKET = 4.0, 0.05
 _FOR_RANDOM = 0.3
+# Samples after which the rate is reckoned anew, and until which it is for each.
+_OFTEN, _FIRST = 8, 20
 
 
 class Budget:
@@ -48,10 +50,26 @@ class Budget:
         self._reserve = _FOR_RANDOM * self._capacity if self._capacity >= _LEAST_BUCKET else 0.0
         self._begin = self._hour = self._last = clock()
         self._used, self._tokens, self._flow = 0, self._capacity, 0.0
+        self._counted = 0
+        self._rate = 0.0
 
-    def rate(self) -> float:
-        """Count a sample that came, and return the share of them that may be kept now, 0 to 1."""
+    def rate(self, came: int) -> float:
+        """Return the share of the samples that may be kept now, 0 to 1.
+
+        Parameters
+        ----------
+        came
+            Samples that came so far.
+        """
+        # From one sample to the next little changes, and the sums are not for each.
+        if came - self._counted >= _OFTEN or came <= _FIRST:
+            self._rate = self._share(came)
+        return self._rate
+
+    def _share(self, came: int) -> float:
         now = self._clock()
+        self._flow += (came - self._counted) / _MEMORY
+        self._counted = came
         self._refill(now)
         since = now - self._begin
         arrivals = self._flow / (1 - math.exp(-max(since, 1.0) / _MEMORY))
@@ -60,6 +78,7 @@ class Budget:
 
     def has(self, *, random: bool = False) -> bool:
         """Tell whether one more sample may be kept, by chance or because it is hard."""
+        self._refill(self._clock())
         return self._used < self.per_hour and self._tokens >= 1.0 + (0.0 if random else self._reserve)
 
     def take(self) -> None:
@@ -74,4 +93,4 @@ class Budget:
             self._hour += _HOUR * ((now - self._hour) // _HOUR)
             self._used = 0
         self._tokens = min(self._tokens + past * self.per_hour / _HOUR, self._capacity)
-        self._flow = self._flow * math.exp(-past / _MEMORY) + 1 / _MEMORY
+        self._flow *= math.exp(-past / _MEMORY)

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import logging
 import math
+import random as chance
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,52 +19,22 @@ from ..sample_records import Reason
 from ..scores import Scores
 from .budget import Budget
 from .detector import HardSampleDetector, Seen, Verdict
-from .embedding import Embedding
 from .kept_sample import KeptSample, own_copy, plain_prediction, probabilities_of, size_of
 from .near_duplicates import NearDuplicates
 from .sender import Sender
 from .subjects import current_subject
 from .worker_counts import WorkerCounts
 
-__all__ = ["Answered", "Collector"]
+__all__ = ["Collector"]
 
 _log = logging.getLogger(__name__)
 _MOST_SAID = 100
-# Mean confidence over about the latest 200 samples.
-_FADE = 1 / 200
+# Mean confidence over about the latest 200 samples, of which every eighth is looked at.
+_FADE, _EVERY_EIGHTH = 1 / 25, 7
 _DIGITS = 6
-_PASSED = Verdict(False, None)
-
-
-@dataclass(slots=True)
-class Answered:
-    """One sample that was answered.
-
-    Parameters
-    ----------
-    sample
-        As the script gave it, before `pre_fun`.
-    result
-        What the script got for it.
-    scores
-        What the edge's model is sure of; None where that cannot be told.
-    embed
-        Makes its embedding.
-    deep
-        What the deep model is sure of, where it answered.
-    degraded
-        Whether the deep model was wanted and did not answer.
-    version
-        Of the model on the edge.
-    """
-
-    sample: Any
-    result: Any
-    scores: Scores | None
-    embed: Callable[[], Embedding]
-    deep: Scores | None = None
-    degraded: bool = False
-    version: int = 0
+# Of an answer's time, a look may take so much, on average; so many samples are looked at for one that may be kept.
+_COST, _FOR_BUDGET = 0.04, 8.0
+_FIRST_LOOKS, _SLOWLY, _RARE = 20, 1 / 64, 20.0
 
 
 class Collector:
@@ -100,7 +69,9 @@ class Collector:
         self._lock = threading.Lock()
         self._seen = self._hard = self._random = self._kept = self._near_duplicates = self._over_budget = 0
         self._confidence, self._weight = 0.0, 0.0
-        self._version = 0
+        self._version = self._looks = 0
+        self._share, self._draw = 1.0, chance.Random().random  # noqa: S311
+        self._look_seconds = self._answer_seconds = 0.0
         self._said: set[str] = set()
         sender.reporters.append(self._report)
         sender.start()
@@ -110,45 +81,83 @@ class Collector:
         """What was done so far."""
         return self._sender.counts()
 
-    def see(self, answered: Answered) -> KeptSample | None:
+    def passes(self) -> bool:
+        """Count a sample, and tell whether it need not be looked at.
+
+        Looking takes some microseconds. Where a model answers so fast that this would add more than 4 %, chance leaves
+        samples out, evenly, but never so many that the budget is not used.
+        """
+        with self._lock:
+            self._seen += 1
+        return self._share < 1.0 and self._draw() >= self._share
+
+    def took(self, look: float, answer: float) -> None:
+        """Note how many seconds a look took, and the answer before it."""
+        if self._looks <= _FIRST_LOOKS:
+            # The first calls of anything are slow.
+            self._look_seconds, self._answer_seconds = look, answer
+            return
+        self._look_seconds += _SLOWLY * (min(look, _RARE * self._look_seconds) - self._look_seconds)
+        self._answer_seconds += _SLOWLY * (min(answer, _RARE * self._answer_seconds) - self._answer_seconds)
+        bearable = _COST * self._answer_seconds / max(self._look_seconds, 1e-9)
+        self._share = min(max(bearable, _FOR_BUDGET * self._budget.rate(self._seen)), 1.0)
+
+    def see(
+        self, seen: Seen, sample: Any, result: Any, *, version: int = 0, degraded: bool = False, came: int = 1
+    ) -> KeptSample | None:
         """Look at a sample that was answered; return what is kept of it, if it is.
 
         Whatever a detector raises, the answer stands: the log says it once, and the sample is passed over.
+
+        Parameters
+        ----------
+        seen
+            What the detector sees of it.
+        sample, result
+            As the script gave it, before `pre_fun`, and what the script gets for it.
+        version
+            Of the model on the edge.
+        degraded
+            Whether the deep model was wanted and did not answer.
+        came
+            Samples to count with it: 0 where `passes` did.
         """
-        scores = answered.scores
+        # Most samples go no further than this, and each of these lines costs them all.
         with self._lock:
-            self._seen += 1
-            self._version = answered.version
-            confidence = max_confidence(scores) if scores is not None else None
-            if confidence is not None:
-                self._weight += _FADE * (1.0 - self._weight)
-                self._confidence += _FADE * (confidence - self._confidence)
-            seen = Seen(scores, self._budget.rate(), deep=answered.deep, embed=lambda: answered.embed().values)
-            verdict = self._judged(seen)
-            if not verdict.keep and not answered.degraded:
-                return None
+            self._seen += came
+            self._version = version
+            self._looks += 1
+            rate = self._budget.rate(self._seen)
+            # Where some were passed, those that are looked at stand for them too.
+            seen.rate = rate if came else min(rate / self._share, 1.0)
             try:
-                return self._keep(answered, verdict, confidence)
-            except Exception as error:  # noqa: BLE001 -- an answer does not depend on it
-                self._warn_once(f"a sample cannot be kept: {type(error).__name__}: {error}")
-                return None
+                verdict = self._detector.judge(seen)
+                if not self._looks & _EVERY_EIGHTH:
+                    self._note_confidence(seen.scores)
+                if verdict.keep or degraded:
+                    return self._keep(seen, verdict, sample, result, version, degraded)
+            except Exception as error:  # noqa: BLE001
+                # The detector may be the user's own, and a model's answer does not depend on it.
+                self._warn_once(
+                    f"{type(self._detector).__name__} or what keeps its samples raised {type(error).__name__}: {error}"
+                )
+            return None
 
     def close(self) -> None:
         """Send what is there, for some seconds at most."""
         if self._report in self._sender.reporters:
             self._sender.leave(self._report)
 
-    def _judged(self, seen: Seen) -> Verdict:
-        try:
-            return self._detector.judge(seen)
-        except Exception as error:  # noqa: BLE001
-            # A detector may be the user's own, and a model's answer does not depend on it.
-            self._warn_once(f"the detector {type(self._detector).__name__} raised {type(error).__name__}: {error}")
-            return _PASSED
+    def _note_confidence(self, scores: Scores | None) -> None:
+        if scores is not None:
+            self._weight += _FADE * (1.0 - self._weight)
+            self._confidence += _FADE * (max_confidence(scores) - self._confidence)
 
-    def _keep(self, answered: Answered, verdict: Verdict, confidence: float | None) -> KeptSample | None:
+    def _keep(
+        self, seen: Seen, verdict: Verdict, sample: Any, result: Any, version: int, degraded: bool
+    ) -> KeptSample | None:
         by_chance = verdict.keep and verdict.reason == "random"
-        reason: Reason = "random" if by_chance else "degraded" if answered.degraded else "hard"
+        reason: Reason = "random" if by_chance else "degraded" if degraded else "hard"
         if by_chance:
             self._random += 1
         else:
@@ -156,24 +165,24 @@ class Collector:
         if not self._budget.has(random=by_chance):
             self._over_budget += 1
             return None
-        embedding = answered.embed()
-        if self._near.knows(embedding):
+        if self._near.knows(seen.embedded()):
             self._near_duplicates += 1
             return None
+        scores = seen.scores
         kept = KeptSample(
-            own_copy(answered.sample),
+            own_copy(sample),
             self._form,
             edge=self._edge,
-            model=answered.version,
+            model=version,
             taken_at=time.time(),
             reason=reason,
-            confidence=_share(confidence),
+            confidence=_share(max_confidence(scores)) if scores is not None else None,
             hardness=_finite(verdict.hardness),
-            prediction=plain_prediction(answered.result, answered.scores),
-            probabilities=probabilities_of(answered.scores),
-            embedding=_rounded(embedding.values),
+            prediction=plain_prediction(result, scores),
+            probabilities=probabilities_of(scores),
+            embedding=_rounded(seen.embedding),
             subject=current_subject(),
-            size=size_of(answered.sample),
+            size=size_of(sample),
         )
         if not self._sender.keep(kept):
             return None
@@ -185,6 +194,7 @@ class Collector:
         counts.seen, counts.hard, counts.random = self._seen, self._hard, self._random
         counts.kept, counts.near_duplicates, counts.over_budget = self._kept, self._near_duplicates, self._over_budget
         counts.version = self._version
+        # Before the eighth sample nothing is known of it.
         if self._weight > 0:
             counts.confidence = _share(self._confidence / self._weight)
 

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..scores import Scores
+from .embedding import Embedding
 
 __all__ = ["HardSampleDetector", "Seen", "Verdict"]
 
@@ -23,7 +23,7 @@ class Seen:
     scores
         What the model on the edge is sure of; None where that cannot be told.
     rate
-        Share of the samples that the budget allows now, 0 to 1.
+        Share of the samples that the budget allows now, 0 to 1; the collector sets it.
     deep
         What the deep model is sure of, in joint inference; None where it did not answer this sample.
     embed
@@ -35,25 +35,27 @@ class Seen:
     def __init__(
         self,
         scores: Scores | None,
-        rate: float,
-        *,
+        rate: float = 0.0,
         deep: Scores | None = None,
-        embed: Callable[[], NDArray[np.float32]] | None = None,
+        embed: Callable[[], Embedding] | None = None,
     ) -> None:
         self.scores, self.rate, self.deep = scores, rate, deep
         self._embed = embed
-        self._embedding: NDArray[np.float32] | None = None
+        self._embedding: Embedding | None = None
 
     @property
     def embedding(self) -> NDArray[np.float32]:
         """At most 64 numbers, of which like samples have like ones; made when first asked for."""
+        return self.embedded().values
+
+    def embedded(self) -> Embedding:
+        """Return the embedding, with how near is the same."""
         if self._embedding is None:
-            self._embedding = self._embed() if self._embed is not None else np.zeros(0, np.float32)
+            self._embedding = self._embed() if self._embed is not None else Embedding(np.zeros(0, np.float32), -1.0)
         return self._embedding
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a detector says of a sample.
 
     Parameters

@@ -97,6 +97,7 @@ def test_an_endpoint_that_exists_needs_no_cloud_worker(tmp_path):
         ('cloudWorker: {model: "model:large", threads: 2}', "security: {}", "either cloudWorker or endpoint"),
         ('cloudWorker: {model: "model:large", threads: 2}', "endpoint: {}", "either url or callable"),
         ('cloudWorker: {model: "model:large", threads: 2}', "endpoint: {url: 'http://x'}", "endpoint.model is missing"),
+        ("script: infer.py", "script: infer.py\n    deadline: 0s", "leaves the cloud no time"),
         ("threads: 2", "threads: 0", "expected a number from 1"),
         ("threads: 2", "thread: 2", "did you mean threads?"),
         ("name: camera-2", "name: camera-1", "stands more than once"),

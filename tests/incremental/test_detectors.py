@@ -16,13 +16,19 @@ from solar_corona import incremental
 from solar_corona.core.errors import ModelError
 from solar_corona.incremental.scored import LatestScores
 from solar_corona.lib.hard_samples.detector import Seen, Verdict
+from solar_corona.lib.hard_samples.embedding import Embedding
 from solar_corona.lib.hard_samples.registry import DETECTORS, choose, create
 from solar_corona.lib.scores import Scores
 
 
 def seen(*p, rate=0.0, boxes=False, deep=None, embedding=None):
     scores = Scores(np.array(p, float), boxes=boxes)
-    return Seen(scores, rate, deep=None if deep is None else Scores(np.array(deep, float)), embed=lambda: embedding)
+    return Seen(
+        scores,
+        rate,
+        deep=None if deep is None else Scores(np.array(deep, float)),
+        embed=lambda: Embedding(embedding, 0.0),
+    )
 
 
 @pytest.mark.parametrize("name", sorted(DETECTORS))
@@ -119,7 +125,7 @@ def test_embedding_distance_finds_what_never_came_before():
 
     def around(place):
         values = (place + rng.normal(0, 0.1, 8)).astype(np.float32)
-        return Seen(None, 0.05, embed=lambda: values)
+        return Seen(None, 0.05, embed=lambda: Embedding(values, 0.0))
 
     for _ in range(600):
         detector.judge(around(0))
@@ -134,11 +140,12 @@ def test_detectors_see_nothing_hard_where_there_is_nothing_to_compare():
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=1200), st.floats(0, 1))
-def test_the_latest_scores_are_the_last_500_in_order(values, share):
+def test_the_latest_scores_are_the_last_500_or_nearly_in_order(values, share):
     latest = LatestScores()
     for value in values:
         latest.add(value)
-    window = sorted(values[-500:])
+    behind = (len(values) - 499) % 20 if len(values) > 499 else 0
+    window = sorted(values[: len(values) - behind][-500:])
     assert latest.quantile(share) == window[round(share * (len(window) - 1))]
     assert len(latest) == len(window)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import ClassVar
 
@@ -88,6 +89,7 @@ def test_ibt_takes_an_empty_image_for_an_easy_one():
         (lambda: choose(3, None), "is a int"),
         (lambda: choose(Margin, None), r"is the class Margin; make one of it: Margin\("),
         (lambda: Margin(upload_ratio="0.1"), "upload_ratio is '0.1'"),
+        (lambda: Margin(upload_ratio=True), "upload_ratio is True"),
         (lambda: Threshold("low"), "threshold is 'low'"),
         (lambda: IBT(threshold_img=None), "threshold_img is None"),
     ],
@@ -95,6 +97,11 @@ def test_ibt_takes_an_empty_image_for_an_easy_one():
 def test_a_wrong_algorithm_is_told_what_to_do(make, says):
     with pytest.raises(ModelError, match=says):
         make()
+
+
+def test_numbers_of_numpy_are_described_in_json():
+    made = [Margin(upload_ratio=np.float32(0.5)), Threshold(np.float32(0.5)), IBT(upload_ratio=np.float32(0.5))]
+    assert "0.5" in json.dumps([algorithm.describe() for algorithm in made])
 
 
 def test_a_script_chooses_before_the_job_and_the_job_before_the_default():

@@ -189,6 +189,8 @@ def test_with_the_cloud_away_the_shallow_answer_comes_with_a_mark(error, says, c
         ({"p": np.full((1, 3), np.nan, np.float32)}, "no numbers"),
         ({"p": np.ones((2, 3), np.float32)}, "expected 1 samples first"),
         ({"p": np.ones((1, 7), np.float32)}, "another model than meant"),
+        ({"p": np.array([["a", "b", "c"]])}, "another model than meant"),
+        ({"p": np.ones((1, 3), bool)}, "another model than meant"),
     ],
 )
 def test_an_answer_that_does_not_fit_is_not_taken(outputs, says):
@@ -323,7 +325,17 @@ def test_threads_may_share_it():
     assert model.statistics.frames == 400
 
 
-@pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("deadline", [0, -1, float("nan"), float("inf"), "1s"])
 def test_what_is_no_deadline_is_told(deadline):
     with pytest.raises(ModelError, match="deadline"):
         DeepModel(Cloud(), deadline=deadline)
+
+
+def test_what_is_no_form_of_upload_is_told():
+    with pytest.raises(ModelError, match=r"upload is 'jpeg', expected an UploadForm"):
+        DeepModel(Cloud(), deadline=1, form="jpeg")
+
+
+def test_rows_of_several_lengths_are_told():
+    with pytest.raises(ModelError, match="expected rows of one length"):
+        edge_model(Cloud()).predict([[1, 2, 3], [4]])

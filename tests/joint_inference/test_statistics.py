@@ -88,6 +88,16 @@ def test_the_last_snapshot_lies_in_the_run_folder(tmp_path):
     assert (said["model"], said["deep_model"], said["algorithm"]) == ("small", "large 3", {"name": "margin"})
 
 
+def test_an_algorithm_that_describes_itself_in_no_json_does_not_stop_the_statistics(tmp_path):
+    path = statistics_file(tmp_path, "a")
+    recorder = Recorder("a", path, algorithm={"name": "own", "pairs": {frozenset((1, 2))}})
+    recorder.answered("edge", 0.002)
+    recorder.close()
+    said = json.loads(path.read_text())
+    assert said["frames"] == 1
+    assert said["algorithm"] == {"name": "own", "pairs": "{frozenset({1, 2})}"}
+
+
 def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(tmp_path, caplog):
     (tmp_path / "edges").write_text("a file where a folder should be")
     recorder = Recorder("a", statistics_file(tmp_path, "a"))

@@ -71,7 +71,9 @@ def test_samples_that_fit_nowhere_are_told_with_both_shapes():
         upload(FRAME, wanted=(TensorSpec("deep", "FP32", (-1, 5)),), reads_files=False)
 
 
-@pytest.mark.parametrize("form", [{"encoding": "gif"}, {"quality": 0}, {"quality": 101}])
+@pytest.mark.parametrize(
+    "form", [{"encoding": "gif"}, {"quality": 0}, {"quality": 101}, {"quality": "high"}, {"quality": 7.5}]
+)
 def test_a_form_that_there_is_not_is_told(form):
     with pytest.raises(ModelError, match="expected"):
         UploadForm(**form)

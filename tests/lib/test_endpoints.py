@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
+import ssl
 import struct
 import threading
 import time
+import tracemalloc
+import zlib
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,8 +55,6 @@ def serving(answer, *, tls=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     if tls is not None:
-        import ssl
-
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls / "server.pem", tls / "server.key")
         server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -218,6 +221,57 @@ def test_an_endless_answer_is_cut():
         ask(OpenInferenceEndpoint(url, "large", options=HttpOptions(largest_answer=1_000_000)), deadline=30)
 
 
+@pytest.mark.parametrize(
+    ("coding", "body", "says"),
+    [
+        ("gzip", b"no gzip at all", "cannot be decompressed"),
+        ("gzip", gzip.compress(b"{}" * 1000)[:-9], "cut off"),
+        ("br", b"\x0b\x00", "compressed as 'br'"),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), "compressed as 'gzip, gzip'"),
+        ("gzip", gzip.compress(bytes(50 * 2**20), 9), "more than 1000000 bytes"),
+    ],
+    ids=["no gzip", "cut off", "another coding", "two codings", "a bomb"],
+)
+def test_a_compressed_answer_that_cannot_be_read_is_a_fault_and_fills_no_memory(coding, body, says):
+    options = HttpOptions(largest_answer=1_000_000)
+    with serving(lambda h, _: reply(h, body, content_encoding=coding)) as (url, _):
+        endpoint = OpenInferenceEndpoint(url, "large", options=options)
+        tracemalloc.start()
+        with pytest.raises(TemporaryError) as told:
+            ask(endpoint, deadline=5)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert says in str(told.value)
+    assert peak < 20 * 2**20
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_a_compressed_answer_is_read(coding):
+    def compressed(handler, body):
+        request = decode_request(body, int(handler.headers[HEADER_LENGTH]))
+        data, length = encode_answer(Answer({"twice": request.inputs["image"] * 2}, "large"), request)
+        squeezed = gzip.compress(data) if coding == "gzip" else zlib.compress(data)
+        reply(handler, squeezed, **{HEADER_LENGTH: str(length), "content-encoding": coding})
+
+    with serving(compressed) as (url, seen):
+        found = ask(OpenInferenceEndpoint(url, "large"))
+    np.testing.assert_array_equal(found.outputs["twice"], BATCH["image"] * 2)
+    assert seen[0][2]["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (HttpOptions(token="tökén"), "the token .* expected ASCII"),
+        (HttpOptions(token="a\nb: c"), "the token .* expected ASCII"),
+        (HttpOptions(key=Path("mine.key")), r"mine\.key: is a key without its certificate"),
+    ],
+)
+def test_what_no_connection_can_be_made_with_is_told_before_one_is_needed(options, says):
+    with pytest.raises(ModelError, match=says):
+        OpenInferenceEndpoint("https://h", "large", options=options)
+
+
 def test_nobody_listening_is_a_fault():
     with pytest.raises(TemporaryError, match="cannot be reached"):
         ask(OpenInferenceEndpoint("http://127.0.0.1:9", "large"), deadline=5)
@@ -261,6 +315,56 @@ def test_a_certificate_is_checked(tmp_path):
         bad = OpenInferenceEndpoint(url, "large", options=HttpOptions(ca=tmp_path / "ours" / "ca.pem"))
         with pytest.raises(TemporaryError, match="certificate is not accepted"):
             ask(bad)
+
+
+def serve_http2(listener, tls, paths):
+    """Answer one connection's requests over HTTP/2, each with what `doubles` says."""
+    from h2.config import H2Configuration
+    from h2.connection import H2Connection
+    from h2.events import DataReceived, RequestReceived, StreamEnded
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls / "server.pem", tls / "server.key")
+    context.set_alpn_protocols(["h2"])
+    near, _ = listener.accept()
+    with context.wrap_socket(near, server_side=True) as line, suppress(OSError):
+        http2 = H2Connection(H2Configuration(client_side=False, header_encoding="ascii"))
+        http2.initiate_connection()
+        headers, bodies = {}, {}
+        while True:
+            line.sendall(http2.data_to_send())
+            data = line.recv(65536)
+            if not data:
+                return
+            for event in http2.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    headers[event.stream_id], bodies[event.stream_id] = dict(event.headers), b""
+                elif isinstance(event, DataReceived):
+                    bodies[event.stream_id] += event.data
+                elif isinstance(event, StreamEnded):
+                    asked = headers[event.stream_id]
+                    request = decode_request(bodies[event.stream_id], int(asked[HEADER_LENGTH.lower()]))
+                    answer = Answer({"twice": request.inputs["image"] * 2}, "large")
+                    body, length = encode_answer(answer, request)
+                    paths.append(asked[":path"])
+                    http2.send_headers(event.stream_id, [(":status", "200"), (HEADER_LENGTH.lower(), str(length))])
+                    http2.send_data(event.stream_id, body, end_stream=True)
+
+
+def test_http_2_is_spoken_over_one_connection_where_it_is_asked_for(tmp_path):
+    make_credentials(tmp_path, hosts=["127.0.0.1"], edges=[])
+    paths = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = threading.Thread(target=serve_http2, args=(listener, tmp_path, paths), daemon=True)
+        server.start()
+        options = HttpOptions(ca=tmp_path / "ca.pem", http2=True)
+        endpoint = OpenInferenceEndpoint(f"https://127.0.0.1:{listener.getsockname()[1]}", "large", options=options)
+        with closing(endpoint):
+            for _ in range(3):
+                found = endpoint.infer(BATCH, deadline=5)
+        server.join(5)
+    np.testing.assert_array_equal(found.outputs["twice"], BATCH["image"] * 2)
+    assert paths == ["/v2/models/large/infer"] * 3
 
 
 def test_a_file_that_is_no_certificate_is_told(tmp_path):
@@ -315,6 +419,8 @@ def test_a_function_that_raises_or_hangs_is_a_fault():
     with pytest.raises(TemporaryError, match=r"mine gave no answer within 0\.05 s"):
         CallableEndpoint(lambda batch: over.wait(5), name="mine").infer(BATCH, deadline=0.05)
     over.set()
+    with pytest.raises(TemporaryError, match="mine returned what is no array"):
+        CallableEndpoint(lambda batch: [[1, 2], [3]], name="mine").infer(BATCH, deadline=5)
 
 
 class Flaky:
@@ -382,6 +488,9 @@ def test_a_url_says_the_dialect(url, kind):
         ("ftp://h/v2/models/a", "no URL of a model"),
         ("http://h:8000", "names no model"),
         ("http://me:pw@h/v2/models/a", "password"),
+        ("http://[::1/v2/models/a", "is no URL"),
+        ("http://h:99999/v2/models/a", "is no URL"),
+        ("http://h:port/v2/models/a", "is no URL"),
         (3, "is a int"),
         (DeepModel(), "names no deep model"),
         (DeepModel(url="http://h", model="a", token_file="/nowhere"), "/nowhere: the token"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import fields
 
@@ -38,7 +39,8 @@ def spent(budget, clock, *, seconds, every, wanted=lambda rate, number: True):
     kept = []
     for number in range(int(seconds / every)):
         clock.now += every
-        if wanted(budget.rate(), number) and budget.has(random=True):
+        came = next(budget.__dict__.setdefault("came", itertools.count(1)))
+        if wanted(budget.rate(came), number) and budget.has(random=True):
             budget.take()
             kept.append(clock.now)
     return kept
@@ -84,9 +86,9 @@ def test_hard_samples_leave_some_of_the_bucket_to_random_ones():
 def test_a_slow_stream_may_keep_all_of_it():
     clock = Clock()
     budget = Budget(500, clock=clock)
-    for _ in range(20):
+    for came in range(1, 30):
         clock.now += 60
-        rate = budget.rate()
+        rate = budget.rate(came)
     assert rate == 1.0
 
 
@@ -100,10 +102,10 @@ def test_no_clock_and_no_stream_gets_more_than_the_budget_out_of_an_hour(per_hou
     budget = Budget(per_hour, clock=clock)
     hours: dict[int, int] = {}
     latest = clock.now
-    for step, random in steps:
+    for came, (step, random) in enumerate(steps, 1):
         clock.now += step
         latest = max(latest, clock.now)
-        assert 0.0 <= budget.rate() <= 1.0
+        assert 0.0 <= budget.rate(came) <= 1.0
         while budget.has(random=random):
             budget.take()
             hour = int((latest - 1000.0) // 3600)

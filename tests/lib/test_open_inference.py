@@ -93,6 +93,12 @@ def test_an_output_is_binary_only_where_it_was_asked_for_by_name():
     assert (asked.outputs, asked.wants_binary("a"), asked.wants_binary("b")) == (("a", "b"), False, True)
 
 
+@pytest.mark.parametrize("length", [None, 0, 5])
+def test_an_empty_body_is_called_so(length):
+    with pytest.raises(WireError, match="the body is empty; expected a JSON object with 'inputs'"):
+        decode_request(b"", length)
+
+
 def test_nested_data_is_read_as_flat_data_is():
     body = {"inputs": [{"name": "x", "shape": [2, 2], "datatype": "INT64", "data": [[1, 2], [3, 4]]}]}
     assert decode_request(json.dumps(body).encode()).inputs["x"].tolist() == [[1, 2], [3, 4]]

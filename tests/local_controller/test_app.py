@@ -227,8 +227,11 @@ def parsed(**options):
 
 
 def test_options_are_understood(tmp_path):
-    options = parsed(model="net=a/b=c.keras", datasets=["mine=data.npz"], quiet_hours="08:00-18:00")
+    options = parsed(
+        model="net=a/b=c.keras", sha256=f"net={'a1' * 32}", datasets=["mine=data.npz"], quiet_hours="08:00-18:00"
+    )
     assert (options.model, options.model_path) == ("net", "a/b=c.keras")
+    assert options.model_sha256 == "a1" * 32
     assert options.datasets["mine"].is_absolute()
     assert options.quiet.begin == 8 * 3600
     assert parsed(model="net").model_path is None
@@ -240,6 +243,8 @@ def test_options_are_understood(tmp_path):
         ({"edge": "A b"}, "--edge has the name 'A b', expected lower-case letters"),
         ({"job": ""}, "--job has the name ''"),
         ({"model": "../x=y"}, "--model has the name '../x'"),
+        ({"model": "net=x", "sha256": "a1" * 32}, "expected NAME=SHA256 with the name given with --model"),
+        ({"model": "net=x", "sha256": "other=" + "a1" * 32}, "expected NAME=SHA256"),
         ({"datasets": ["mine"]}, "--dataset is 'mine', expected NAME=PATH"),
         ({"datasets": ["mine=s3://b/x"]}, "expected NAME=PATH with a file or folder of this node"),
         ({"max_bytes": 5}, "--max-bytes is 5, expected at least 1048576"),

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from solar_corona.core.errors import PlatformError
 from solar_corona.core.hub_messages import PIECE
 from solar_corona.lib.sample_records import pack
+from solar_corona.local_controller.command import _unix_socket
 
 from .test_app import until
 from .test_outbox import sample
@@ -65,10 +68,10 @@ def test_killed_at_random_points_it_loses_and_doubles_nothing(tmp_path, hub, tok
     samples = [sample(os.urandom(chance.choice([500, 4096, PIECE + 9 if n % 40 == 0 else 900]))) for n in range(600)]
     waiting = [samples[begin : begin + 8] for begin in range(0, len(samples), 8)]
     with hub.served() as url, controller(tmp_path, url, token_file) as process:
-        for round_ in range(5):
+        for round_ in range(4):
             assert process.start() == f"listening on unix:{process.socket}\n"
             with process.client() as client:
-                if round_ < 4:  # killed in the midst of something
+                if round_ < 3:  # killed in the midst of something
                     killer = threading.Timer(chance.uniform(0.02, 0.4), process.process.kill)
                     killer.start()
                     with suppress(httpx.TransportError):
@@ -97,12 +100,17 @@ def test_the_socket_is_this_users_alone_and_a_second_one_is_refused(tmp_path, hu
         refused = subprocess.run(process.command, capture_output=True, text=True, check=False)
         assert refused.returncode == 4
         assert f"another LocalController (process {process.process.pid}) works on this state" in refused.stderr
+        with (
+            pytest.raises(PlatformError, match="another process listens on this socket"),
+            _unix_socket(process.socket),
+        ):
+            pass
         until(lambda: hub.heartbeats)
         with process.client() as client:  # which goes on
             assert client.get("/v1/status").json()["hub_trouble"] == ""
 
 
-def test_on_a_port_it_wants_its_token_and_a_place_that_is_no_socket_is_said(tmp_path, token_file):
+def test_on_a_port_it_wants_its_token(tmp_path, token_file):
     with controller(tmp_path, "http://127.0.0.1:9", token_file, "--port", "0") as process:
         said = process.start()
         url = re.fullmatch(r"listening on (http://127\.0\.0\.1:\d+)\n", said)[1]
@@ -110,9 +118,21 @@ def test_on_a_port_it_wants_its_token_and_a_place_that_is_no_socket_is_said(tmp_
         assert stat.S_IMODE((tmp_path / "S" / "controller.token").stat().st_mode) == 0o600
         assert httpx.get(f"{url}/v1/status").status_code == 401
         assert httpx.get(f"{url}/v1/status", headers={"authorization": f"Bearer {token}"}).status_code == 200
-    with controller(tmp_path, "http://127.0.0.1:9", token_file, "--socket", f"/tmp/{'x' * 120}") as process:
-        process.start()
-        _, log = process.process.communicate(timeout=30)
-        assert process.process.returncode == 4
-        assert "choose a shorter path" in log
-        assert "or a port with --port" in " ".join(log.split())
+
+
+def test_only_a_socket_that_nobody_listens_on_makes_way(tmp_path):
+    path = tmp_path / "new folder" / "it.sock"
+    with _unix_socket(path) as (_, said):
+        assert said == f"unix:{path}"
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not path.exists()
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    with _unix_socket(path):
+        pass
+    path.write_text("not to be lost")
+    for odd in (path, Path(f"/tmp/{'x' * 120}")):
+        with pytest.raises(PlatformError, match="choose a shorter path in a folder"), _unix_socket(odd):
+            pass
+    assert path.read_text() == "not to be lost"

@@ -111,6 +111,6 @@ def samples(hub):
 @pytest.fixture
 def client_of():
     with ExitStack() as stack:
-        yield lambda hub, *extensions: stack.enter_context(
-            httpx.Client(base_url=stack.enter_context(served(hub, *extensions)), timeout=20)
+        yield lambda hub, *extensions, port=0: stack.enter_context(
+            httpx.Client(base_url=stack.enter_context(served(hub, *extensions, port=port)), timeout=20)
         )

@@ -209,10 +209,9 @@ def test_labels_of_an_edge_come_back_with_their_receipts(client, hub):
 def model(version, state, content, hub, tmp_path):
     path = tmp_path / "m.keras"
     path.write_bytes(content)
-    return ModelVersion(
-        version=version, file="m.keras", size=len(content), sha256=hub.models.put_file(path), signature="s", state=state,
-        made_at=1.0, promoted_at=1.0, metrics={},
-    )  # fmt: skip
+    sha256 = hub.models.put_file(path)
+    told = {"file": "m.keras", "size": len(content), "sha256": sha256, "signature": "s"}
+    return ModelVersion(version=version, state=state, made_at=1.0, promoted_at=1.0, metrics={}, **told)
 
 
 def test_a_heartbeat_is_answered_with_the_version_that_is_wanted_there(client, hub, tmp_path, clock):

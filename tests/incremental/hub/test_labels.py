@@ -60,7 +60,7 @@ def test_where_classes_have_no_names_the_models_outputs_say_how_many_there_are(m
 )
 def test_a_box_outside_its_image_or_of_no_class_is_refused(box):
     space = LabelSpace("boxes", ("cat", "dog"))
-    with pytest.raises(DatasetError, match="box|class"):
+    with pytest.raises(DatasetError, match=r"box|class"):
         space.checked([box])
     assert space.checked([[0, 0, 0.5, 1, "dog"]]) == [[0.0, 0.0, 0.5, 1.0, 1]]
 

@@ -218,6 +218,12 @@ def test_a_wrong_checksum_is_refused_in_every_format(models, name):
     assert "fetch it anew" in message
 
 
+def test_the_current_folder_is_no_model_and_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match=r"expected|SavedModel"):
+        open_runner(".")
+
+
 def test_a_damaged_model_is_refused_by_its_card_and_by_the_jobs_fingerprint(models, tmp_path):
     path = Path(shutil.copy(models / "m.tflite", tmp_path))
     write_card(path, make_card(path, path, "tflite", round=None, metrics={}, versions={}))

@@ -136,7 +136,7 @@ class World:
             patience=2.0,
         )
         self.rng = np.random.default_rng(next(_SEEDS))
-        self.seq = 0
+        self.seq, self.python = 0, "python"
         self.loop = self.fresh()
 
     def fresh(self):
@@ -151,7 +151,7 @@ class World:
                 file=self.file,
                 registry=registry,
                 tasks=self.tasks,
-                place=Workplace(folder=self.folder / "work", base=str(self.folder), python="python"),
+                place=Workplace(folder=self.folder / "work", base=str(self.folder), python=self.python),
                 triggers=Triggers(spec.trigger, drift.create),
             )
         )

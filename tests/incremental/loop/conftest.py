@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ from solar_corona.lib.sample_coding import encode_sample
 from solar_corona.lib.sample_records import SampleRecord, pack, sample_id_of
 
 CLASSES = 4
+_SEEDS = itertools.count()
 GOOD = 9 * np.eye(CLASSES)
 BAD = 9 * np.eye(CLASSES)[:, [1, 0, 2, 3]]
 
@@ -132,8 +135,8 @@ class World:
             clock=clock,
             patience=2.0,
         )
-        self.rng = np.random.default_rng(0)
-        self.seq = 0
+        self.rng = np.random.default_rng(next(_SEEDS))
+        self.seq, self.python = 0, "python"
         self.loop = self.fresh()
 
     def fresh(self):
@@ -148,7 +151,7 @@ class World:
                 file=self.file,
                 registry=registry,
                 tasks=self.tasks,
-                place=Workplace(folder=self.folder / "work", base=str(self.folder), python="python"),
+                place=Workplace(folder=self.folder / "work", base=str(self.folder), python=self.python),
                 triggers=Triggers(spec.trigger, drift.create),
             )
         )
@@ -256,6 +259,12 @@ class World:
 
 
 @pytest.fixture
+def write_linear():
+    """Return what writes softmax(x W) as ONNX."""
+    return linear
+
+
+@pytest.fixture
 def clock():
     return Clock()
 
@@ -276,3 +285,27 @@ def make_world(tmp_path, clock):
 @pytest.fixture
 def world(make_world):
     return make_world()
+
+
+@pytest.fixture(scope="session")
+def at_canary(tmp_path_factory):
+    """Return the folder of a loop whose candidate has just passed the gate, and the time then."""
+    clock, folder = Clock(), tmp_path_factory.mktemp("at-canary")
+    world = World(folder, clock, {})
+    world.follow()
+    world.add(160)
+    world.until("canary")
+    world.hub.close()
+    return folder, clock.now
+
+
+@pytest.fixture
+def canary(at_canary, make_world, tmp_path, clock):
+    """Return a loop whose candidate has just passed the gate; jobs may differ in what comes after."""
+
+    def make(**spec):
+        folder, clock.now = at_canary
+        shutil.copytree(folder, tmp_path / "copy")
+        return make_world(tmp_path / "copy", **spec)
+
+    return make

@@ -17,12 +17,6 @@ def wants(world):
     return {row.name: (row.wanted_version, row.shadow_version) for row in rows}
 
 
-def to_canary(world):
-    world.follow()
-    world.add(160)
-    return world.until("canary")
-
-
 def watched(world, **values):
     """Let a canary's whole watch pass."""
     world.observe(30, **values)
@@ -32,8 +26,9 @@ def watched(world, **values):
 
 
 def test_labels_become_a_version_that_goes_to_a_canary_and_then_to_all(world):
-    row = to_canary(world)
-    assert row.candidate == 2
+    world.follow()
+    world.add(160)
+    assert world.until("canary").candidate == 2
     world.loop.step()
     assert wants(world) == {"e1": (2, 1), "e2": (None, None)}
     world.follow()
@@ -49,8 +44,8 @@ def test_labels_become_a_version_that_goes_to_a_canary_and_then_to_all(world):
     assert world.version(2).metrics["serving_accuracy_new"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_version_knows_where_it_comes_from_and_is_signed(world):
-    to_canary(world)
+def test_a_version_knows_where_it_comes_from_and_is_signed(canary):
+    world = canary()
     row = world.version(2)
     assert (row.parent, row.training, row.dataset) == (1, 1, 1)
     assert len(row.code) == 64
@@ -203,8 +198,8 @@ def test_a_candidate_that_cannot_be_loaded_is_refused(world, monkeypatch):
     assert "it cannot be loaded" in world.decisions()[-1][1]
 
 
-def test_a_canary_that_sees_more_disagreement_than_the_gate_did_rolls_back(world):
-    to_canary(world)
+def test_a_canary_that_sees_more_disagreement_than_the_gate_did_rolls_back(canary):
+    world = canary()
     world.loop.step()
     world.observe(100, agrees=False)
     world.loop.step()
@@ -216,8 +211,8 @@ def test_a_canary_that_sees_more_disagreement_than_the_gate_did_rolls_back(world
     world.until("collecting")
 
 
-def test_an_edge_that_cannot_load_the_candidate_takes_it_back(world):
-    to_canary(world)
+def test_an_edge_that_cannot_load_the_candidate_takes_it_back(canary):
+    world = canary()
     world.loop.step()
     world.edge("e1", active=1, error={"version": 2, "error": "ModelError: damaged"})
     world.loop.step()
@@ -225,8 +220,8 @@ def test_an_edge_that_cannot_load_the_candidate_takes_it_back(world):
     assert "edge e1 cannot load it: ModelError: damaged" in world.decisions()[-1][1]
 
 
-def test_labels_that_come_late_take_a_worse_candidate_back(world):
-    to_canary(world)
+def test_labels_that_come_late_take_a_worse_candidate_back(canary):
+    world = canary()
     world.loop.step()
     ids = world.add(60, model=2, labelled=False)
     # Without labels all looks as it did at the gate; then they say that the version before was right.
@@ -244,8 +239,8 @@ def test_labels_that_come_late_take_a_worse_candidate_back(world):
     assert world.row.candidate == 2
 
 
-def test_a_canary_that_is_away_is_replaced_by_an_edge_that_is_there(world):
-    to_canary(world)
+def test_a_canary_that_is_away_is_replaced_by_an_edge_that_is_there(canary):
+    world = canary()
     world.loop.step()
     world.clock.now += 400
     world.edge("e2")
@@ -254,9 +249,8 @@ def test_a_canary_that_is_away_is_replaced_by_an_edge_that_is_there(world):
     assert world.decisions()[-1][0] == "canary-replaced"
 
 
-def test_an_operator_decides_where_the_job_says_pause(make_world):
-    world = make_world(rollout={"canary": 1, "watch": 10, "minSamples": 20, "onFailure": "pause"})
-    to_canary(world)
+def test_an_operator_decides_where_the_job_says_pause(canary):
+    world = canary(rollout={"canary": 1, "watch": 10, "minSamples": 20, "onFailure": "pause"})
     world.loop.step()
     world.observe(100, agrees=False)
     world.loop.step()
@@ -273,8 +267,8 @@ def test_an_operator_decides_where_the_job_says_pause(make_world):
     assert "customers complained" in world.decisions()[-1][1]
 
 
-def test_an_operator_takes_back_the_version_in_use_and_ends_what_trains_from_it(world):
-    to_canary(world)
+def test_an_operator_takes_back_the_version_in_use_and_ends_what_trains_from_it(canary):
+    world = canary()
     world.loop.step()
     watched(world)
     world.follow()

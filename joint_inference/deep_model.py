@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ class DeepModel:
     def __init__(
         self, endpoint: Endpoint, *, deadline: float, form: UploadForm | None = None, link: LinkBudget | None = None
     ) -> None:
-        if not isinstance(deadline, Real) or not 0 < deadline < float("inf"):
+        if not isinstance(deadline, int | float | np.number) or not 0 < deadline < float("inf"):
             raise ModelError(f"the deadline is {deadline!r}, expected a number of seconds above 0")
         if form is not None and not isinstance(form, UploadForm):
             raise ModelError(f"upload is {form!r}, expected an UploadForm, such as UploadForm('jpeg')")

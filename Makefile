@@ -29,8 +29,9 @@ $(BACKENDS): $(READY)
 setup: $(READY) ## Make .venv with everything that demo, tests and docs need
 
 .PHONY: demo
-demo: $(READY) ## Run the main job: four edges train one model, on this machine
+demo: $(READY) ## Four edges train one model; then a model that got bad repairs itself; on this machine
 	@$(BIN)/python examples/01_digits/demo.py
+	@$(BIN)/python examples/09_self_repair/demo.py
 
 .PHONY: lint
 lint: $(READY) ## Format check, lint, types, layers

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .drift_checks import check_drift_detector as check_drift_detector
     from .embedding_distance import EmbeddingDistance as EmbeddingDistance
     from .entropy import Entropy as Entropy
+    from .labelling.checks import check_labelling_source as check_labelling_source
     from .labels import report_label as report_label
     from .labels import sample_id as sample_id
     from .margin import Margin as Margin
@@ -37,6 +38,7 @@ _PLACES = {
     "Verdict": "..lib.hard_samples.detector",
     "check_drift_detector": ".drift_checks",
     "check_hard_sample_detector": ".checks",
+    "check_labelling_source": ".labelling.checks",
     "report_label": ".labels",
     "sample_id": ".labels",
     "subject": "..lib.hard_samples.subjects",
@@ -54,6 +56,7 @@ __all__ = [
     "Verdict",
     "check_drift_detector",
     "check_hard_sample_detector",
+    "check_labelling_source",
     "report_label",
     "sample_id",
     "subject",

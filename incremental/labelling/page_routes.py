@@ -88,7 +88,19 @@ class Labelling:
 
     def _routes(self) -> APIRouter:
         router = APIRouter()
-        leases, thread, desk = self._leases, self._thread, self._desk
+        self._add_what_is_read(router)
+        self._add_what_is_said(router)
+
+        @router.get("/label/{name}")
+        def static(name: str) -> Response:
+            if name not in _FILES:
+                raise RefusedRequestError(404, "there is no such file")
+            return Response(_file(name), media_type=_FILES[name], headers={"cache-control": "max-age=31536000"})
+
+        return router
+
+    def _add_what_is_read(self, router: APIRouter) -> None:
+        leases = self._leases
 
         @router.get("/label")
         def page(request: Request, hub: TheHub) -> Response:
@@ -118,6 +130,9 @@ class Labelling:
             del account
             return _guess(hub, _row(hub, name))
 
+    def _add_what_is_said(self, router: APIRouter) -> None:
+        leases, thread, desk = self._leases, self._thread, self._desk
+
         @router.post("/label/labels")
         async def label(request: Request, account: Labeller, hub: TheHub) -> dict[str, Any]:
             answer = await read_message(request, _Answer)
@@ -139,14 +154,6 @@ class Labelling:
                 raise RefusedRequestError(401, "this call has not the secret that the labelling source was given")
             # What it says is not looked at: the labels are fetched from where they are.
             thread.wake()
-
-        @router.get("/label/{name}")
-        def static(name: str) -> Response:
-            if name not in _FILES:
-                raise RefusedRequestError(404, "there is no such file")
-            return Response(_file(name), media_type=_FILES[name], headers={"cache-control": "max-age=31536000"})
-
-        return router
 
 
 class _Leases:

@@ -149,6 +149,12 @@ def test_on_postgresql_samples_labels_versions_and_deletion_work_and_an_outage_i
     version = DatasetVersions(hub).make()
     assert sum(DatasetVersions(hub).counts(version).values()) == 20
 
+    # Many at once that speak of the same sample, which is not here: none has a row to lock.
+    same = [GivenLabel("f" * 64, "api", "x", "owl")]
+    with ThreadPoolExecutor(8) as threads:
+        receipts = [receipt.outcome for (receipt,) in threads.map(lambda _: book.put(same), range(16))]
+    assert sorted(receipts) == ["known"] * 15 + ["stored"]
+
     postgres.stop()
     with pytest.raises(TemporaryError, match="does not answer"):
         hub.database.read(lambda session: session.scalars(select(Sample.id)).all())

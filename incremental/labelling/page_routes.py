@@ -168,7 +168,8 @@ class _Leases:
         now = self._hub.clock()
         with self._lock:
             self._held = {name: held for name, held in self._held.items() if held[1] > now}
-            others = [name for name, (holder, _) in self._held.items() if holder != person]
+            alone = self._hub.settings.agreement == 1
+            others = [name for name, (holder, _) in self._held.items() if holder != person and alone]
         mine = exists().where(LabelEntry.sample == Sample.id, LabelEntry.by == person)
         begun = exists().where(LabelEntry.sample == Sample.id, LabelEntry.confidence.is_(None))
         offered = (Sample.state == "out") & (Sample.source == SOURCE)
@@ -176,7 +177,7 @@ class _Leases:
         query = (
             select(Sample)
             .where(offered | Sample.state.in_(("conflict", "waiting")), ~mine, Sample.id.not_in([*others, *left_out]))
-            .order_by(queue, Sample.task, Sample.hardness.desc(), Sample.id)
+            .order_by(queue, Sample.task, Sample.hardness.desc().nulls_last(), Sample.id)
             .limit(_AHEAD)
         )
         rows = list(session.scalars(query))

@@ -87,7 +87,7 @@ def agree(votes: Sequence[Vote], needed: int) -> Agreement:
     second = others[0][1] if others else 0
     if most == second:
         return Agreement("conflict")
-    if most < max(needed, 2 if others else 1):
+    if most < needed:
         return Agreement("open")
     winners = [vote for vote in said if _key(vote.value) == top]
     last = max(winners, key=lambda vote: (vote.at, vote.person))

@@ -334,7 +334,8 @@ def _write_all(files: Mapping[Path, Any]) -> None:
         _sync_all([temporary for temporary, _ in made])
         for temporary, path in made:
             temporary.replace(path)
-        _sync_all(sorted({path.parent for path in files}))
+        # A folder that was just made is itself an entry of the one above.
+        _sync_all(sorted({folder for path in files for folder in (path.parent, path.parent.parent)}))
     finally:
         for temporary, _ in made:
             temporary.unlink(missing_ok=True)

@@ -26,7 +26,8 @@ __all__ = ["Database", "migrations"]
 T = TypeVar("T")
 
 _LOCK = 0x50_4C_41_52  # any number that no other program takes: PostgreSQL's advisory locks have numbers for names
-_SERIALISATION = ("40001", "40P01")
+# Two transactions in each other's way; also two that both add what neither found.
+_SERIALISATION = ("40001", "40P01", "23505")
 _FOLDER = Path(__file__).parent / "migrations"
 
 

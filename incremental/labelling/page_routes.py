@@ -88,7 +88,19 @@ class Labelling:
 
     def _routes(self) -> APIRouter:
         router = APIRouter()
-        leases, thread, desk = self._leases, self._thread, self._desk
+        self._add_what_is_read(router)
+        self._add_what_is_said(router)
+
+        @router.get("/label/{name}")
+        def static(name: str) -> Response:
+            if name not in _FILES:
+                raise RefusedRequestError(404, "there is no such file")
+            return Response(_file(name), media_type=_FILES[name], headers={"cache-control": "max-age=31536000"})
+
+        return router
+
+    def _add_what_is_read(self, router: APIRouter) -> None:
+        leases = self._leases
 
         @router.get("/label")
         def page(request: Request, hub: TheHub) -> Response:
@@ -118,6 +130,9 @@ class Labelling:
             del account
             return _guess(hub, _row(hub, name))
 
+    def _add_what_is_said(self, router: APIRouter) -> None:
+        leases, thread, desk = self._leases, self._thread, self._desk
+
         @router.post("/label/labels")
         async def label(request: Request, account: Labeller, hub: TheHub) -> dict[str, Any]:
             answer = await read_message(request, _Answer)
@@ -140,14 +155,6 @@ class Labelling:
             # What it says is not looked at: the labels are fetched from where they are.
             thread.wake()
 
-        @router.get("/label/{name}")
-        def static(name: str) -> Response:
-            if name not in _FILES:
-                raise RefusedRequestError(404, "there is no such file")
-            return Response(_file(name), media_type=_FILES[name], headers={"cache-control": "max-age=31536000"})
-
-        return router
-
 
 class _Leases:
     """Who looks at what just now, so that two people are not shown the same where one is enough."""
@@ -161,7 +168,8 @@ class _Leases:
         now = self._hub.clock()
         with self._lock:
             self._held = {name: held for name, held in self._held.items() if held[1] > now}
-            others = [name for name, (holder, _) in self._held.items() if holder != person]
+            alone = self._hub.settings.agreement == 1
+            others = [name for name, (holder, _) in self._held.items() if holder != person and alone]
         mine = exists().where(LabelEntry.sample == Sample.id, LabelEntry.by == person)
         begun = exists().where(LabelEntry.sample == Sample.id, LabelEntry.confidence.is_(None))
         offered = (Sample.state == "out") & (Sample.source == SOURCE)
@@ -169,7 +177,7 @@ class _Leases:
         query = (
             select(Sample)
             .where(offered | Sample.state.in_(("conflict", "waiting")), ~mine, Sample.id.not_in([*others, *left_out]))
-            .order_by(queue, Sample.task, Sample.hardness.desc(), Sample.id)
+            .order_by(queue, Sample.task, Sample.hardness.desc().nulls_last(), Sample.id)
             .limit(_AHEAD)
         )
         rows = list(session.scalars(query))

@@ -17,14 +17,19 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import select
 
 from solar_corona.core.errors import PlatformError, SpecError, TemporaryError
+from solar_corona.core.hub_messages import Observation, Observations
 from solar_corona.core.local_launcher import free_port
 from solar_corona.incremental.hub.database import Database
 from solar_corona.incremental.hub.dataset_versions import DatasetVersions
 from solar_corona.incremental.hub.labels import GivenLabel, LabelBook
 from solar_corona.incremental.hub.retention import Retention
+from solar_corona.incremental.labelling.desk import Desk
+from solar_corona.incremental.labelling.page import Page
+from solar_corona.incremental.labelling.page_routes import Labelling
+from solar_corona.incremental.labelling.source import Setting
 from solar_corona.incremental.tables import Base, Edge, Sample
 
-from .conftest import Samples
+from .conftest import ADMIN, E1, Samples
 
 POSTGRES = shutil.which("initdb") or next(
     iter(sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")))), None
@@ -137,7 +142,7 @@ def postgres():
         server.stop()
 
 
-def test_on_postgresql_samples_labels_versions_and_deletion_work_and_an_outage_is_got_over(postgres, make_hub):
+def test_on_postgresql_all_of_it_works_and_an_outage_is_got_over(postgres, make_hub, client_of):
     hub = make_hub(database=postgres.url, patience=1.0)
     with hub.database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
@@ -149,6 +154,12 @@ def test_on_postgresql_samples_labels_versions_and_deletion_work_and_an_outage_i
     version = DatasetVersions(hub).make()
     assert sum(DatasetVersions(hub).counts(version).values()) == 20
 
+    # Many at once that speak of the same sample, which is not here: none has a row to lock.
+    same = [GivenLabel("f" * 64, "api", "x", "owl")]
+    with ThreadPoolExecutor(8) as threads:
+        receipts = [receipt.outcome for (receipt,) in threads.map(lambda _: book.put(same), range(16))]
+    assert sorted(receipts) == ["known"] * 15 + ["stored"]
+
     postgres.stop()
     with pytest.raises(TemporaryError, match="does not answer"):
         hub.database.read(lambda session: session.scalars(select(Sample.id)).all())
@@ -156,5 +167,15 @@ def test_on_postgresql_samples_labels_versions_and_deletion_work_and_an_outage_i
     assert len(hub.database.read(lambda session: session.scalars(select(Sample.id)).all())) == 20
 
     assert book.undo(source="page", by="ann") in ids
+    desk = Desk(hub, "page", Page(Setting("test", hub.settings.labels)))
+    client, edge = client_of(hub, Labelling(hub, desk)), {"Authorization": f"Bearer {E1}"}
+    each = Observation(seq=1, version=2, reference=1, at=1, agrees=True, confidence=0.5, reference_confidence=0.5)
+    body = Observations(edge="e1", observations=[each, each]).model_dump()
+    for _ in range(2):
+        assert client.post("/v1/observations", json=body, headers=edge).status_code == 204
+        assert client.post("/v1/heartbeat", json={"edge": "e1", "sent_at": 1}, headers=edge).status_code == 200
+    client.get(f"/login?key={ADMIN}&name=bob")
+    told = client.get("/label/next").json()
+    assert (len(told["samples"]), told["progress"]["labelled"]) == (1, 19)
     deleted = Retention(hub).forget_subject("ann")
     assert (deleted.samples, deleted.versions) == (20, (version,))

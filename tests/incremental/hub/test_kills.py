@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import httpx
 import pytest
 
 from solar_corona.core.local_launcher import free_port
+from solar_corona.core.security import make_credentials
 from solar_corona.incremental.hub.hub import Hub, HubSettings
 from solar_corona.incremental.tables import Sample
 from solar_corona.lib.sample_records import pack
@@ -84,3 +86,41 @@ def test_a_hub_that_is_killed_while_samples_come_in_loses_and_doubles_none(tmp_p
     assert len(ids) == len(set(ids)) == SAMPLES
     assert set(ids) == taken
     assert sorted(hub.samples.get(each) for each in ids) == sorted(contents)
+
+
+TLS_SERVER = """
+import sys
+from pathlib import Path
+from solar_corona.incremental.hub.accounts import Accounts
+from solar_corona.incremental.hub.app import serve
+from solar_corona.incremental.hub.hub import Hub, HubSettings
+folder, port, admin, edge = sys.argv[1:]
+hub = Hub(HubSettings(job="test", database=f"sqlite:///{folder}/hub.db", storage=f"{folder}/storage"))
+keys = Path(folder) / "keys"
+accounts = Accounts(admin, {"e1": edge})
+serve(hub, accounts, host="127.0.0.1", port=int(port), certificate=keys / "server.pem", key=keys / "server.key")
+"""
+
+
+def test_it_speaks_tls_and_ends_when_it_is_asked_to(tmp_path):
+    make_credentials(tmp_path / "keys", hosts=["127.0.0.1"], edges=[])
+    port = free_port()
+    process = subprocess.Popen([sys.executable, "-c", TLS_SERVER, str(tmp_path), str(port), ADMIN, E1])
+    try:
+        trusted = ssl.create_default_context(cafile=str(tmp_path / "keys" / "ca.pem"))
+        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trusted, timeout=10) as client:
+            end = time.monotonic() + 60
+            while True:
+                try:
+                    answer = client.get(f"/login?key={ADMIN}")
+                    break
+                except httpx.ConnectError:
+                    assert time.monotonic() < end
+                    assert process.poll() is None
+                    time.sleep(0.05)
+            assert "Secure" in answer.headers["set-cookie"]
+        process.terminate()
+        assert process.wait(20) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()

@@ -151,6 +151,16 @@ def test_two_people_disagree_and_a_third_decides(open_page):
     assert [event.by for event in LabelBook(hub).history(sample) if event.by] == ["ann", "bob", "eve"]
 
 
+def test_two_people_are_not_shown_the_same_where_one_is_enough(open_page):
+    _, ann, bob = open_page(images(6), people=("ann", "bob"))
+    seen = []
+    for person in (ann, bob):
+        with person.page.expect_response("**/label/next**") as answer:
+            person.page.reload()
+        seen.append([each["id"] for each in answer.value.json()["samples"]][:2])
+    assert not set(seen[0]) & set(seen[1])
+
+
 def test_each_form_of_sample_is_shown(open_page):
     forms = {
         "audio": encode_sample(np.zeros(800, np.int16), SampleForm(format="wav")),

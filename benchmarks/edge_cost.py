@@ -5,8 +5,8 @@ Two models of `load_model` run the same shallow network of 45 KB, in LiteRT and 
 `hard_sample_detection` and one without; both get the same images in turns. As on a camera of 10 frames a second with
 the default of 500 samples an hour, 1.4 % of the samples are kept: copied, looked up among the latest, and in the
 background written and sent to another process over a unix socket. Shares are of medians of calls, and of all the time
-together, in which the calls that look at a sample, and those that keep one, count in full: so fast a model has not
-each of its samples looked at. `looked_share` is how many are.
+together, in which the calls that look at a sample, and those that keep one, count in full: of so fast a model not each
+sample is looked at.
 
 Then the controller hangs: it takes the connection and never answers, the queue fills, and `predict` goes on.
 """
@@ -186,10 +186,12 @@ def _models(path: Path, socket: str, image: Any, *, share: float = KEPT_SHARE) -
     from ..lib import context
 
     with load_model(path, for_inference=True) as plain:
-        plain.predict(image)
-        pace = median([_seconds(plain.predict, image) for _ in range(200)])
-        # Both take turns, so samples come half as fast as one model answers alone.
-        per_hour = max(int(share * 3600 / (2 * pace)), 1)
+        begin, turns = time.perf_counter(), 500
+        for _ in range(turns):
+            # Both take turns, so samples come half as fast as one model answers alone.
+            plain.predict(image)
+            plain.predict(image)
+        per_hour = max(int(share * 3600 * turns / (time.perf_counter() - begin)), 1)
         document = ContextDocument(
             job="cost", kind="IncrementalLearningJob", run="1", role="edge", worker="edge", run_folder=str(path.parent),
             controller=socket, hard_samples=HardSamples(max_per_hour=min(per_hour, 10_000_000)),

@@ -26,10 +26,10 @@ class LatestScores:
     Examples
     --------
     >>> latest = LatestScores()
-    >>> for number in range(1000):
+    >>> for number in range(999):
     ...     latest.add(number)
     >>> latest.quantile(0.0), latest.quantile(0.5), latest.quantile(1.0)
-    (500, 750, 999)
+    (499, 749, 998)
     """
 
     __slots__ = ("_fresh", "_in_order", "_queue")

@@ -11,23 +11,30 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
-from ..lib.hard_samples.collector import Collector
-from ..lib.hard_samples.worker_counts import WorkerCounts
-from ..lib.live_model import LiveModel, Serving
 from ..lib.runners.runner import Runner
 from ..lib.scores import ConfidenceFunction, Scores
-from ..lib.shadow_model import ShadowModel
+from ..lib.serving import Serving
 from .answers import Outputs, fit, in_form, of_sample
 from .deep_model import DeepAnswer, DeepModel
 from .inference import Inference
 from .offload import Decision, OffloadAlgorithm
-from .onlooker import Onlooker
 from .samples import Function, Given
 from .shallow_model import Ran, ShallowModel
 from .statistics import EdgeStatistics, Recorder
+
+if TYPE_CHECKING:
+    from ..lib.hard_samples.collector import Collector
+    from ..lib.hard_samples.kept_sample import KeptSample
+    from ..lib.hard_samples.worker_counts import WorkerCounts
+    from ..lib.live_model import LiveModel
+    from ..lib.shadow_model import ShadowModel
+    from .onlooker import Onlooker
+
+    Shadowing = Callable[[Serving, Callable[[Outputs, int], Sequence[Scores | None]]], ShadowModel]
+    """Makes what compares with a version: called with it, and with what reads its outputs."""
 
 __all__ = ["EdgeModel"]
 
@@ -35,8 +42,6 @@ _log = logging.getLogger(__name__)
 _AT_ONCE = 4
 _MOST_SAID = 100
 _NOBODY_DECIDES: Sequence[Decision | None] = ()
-Shadowing = Callable[[Serving, Callable[[Outputs, int], Sequence[Scores | None]]], ShadowModel]
-"""Makes what compares with a version: called with it, and with what reads its outputs."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,12 @@ class EdgeModel:
         self._recorder.told(model=name)
         self._lock = threading.Lock()
         self._said: set[str] = set()
-        self._onlooker = Onlooker(self._model, collector, confidence_fun)
+        self._onlooker: Onlooker | None = None
+        if collector is not None or shadowed is not None:
+            # An edge that keeps nothing starts faster without it.
+            from .onlooker import Onlooker
+
+            self._onlooker = Onlooker(self._model, collector, confidence_fun)
         if live is not None:
             live.follow(self._model)
 
@@ -165,7 +175,8 @@ class EdgeModel:
             return self._answer(shallow).result
         # Most samples come this way, and their story is told to nobody.
         self._recorder.answered("edge", shallow.seconds, samples=len(shallow.given))
-        self._onlooker.glance(shallow.ran, shallow.result, shallow.scores, shallow.seconds)
+        if self._onlooker is not None:
+            self._onlooker.glance(shallow.ran, shallow.result, shallow.scores, shallow.seconds)
         return shallow.result
 
     def infer(self, sample: Any) -> Inference | list[Inference]:
@@ -271,8 +282,10 @@ class EdgeModel:
                 trouble = str(error)
                 self._warn_once("the shallow model answers alone", error)
         cloud_seconds = time.perf_counter() - begin if hard and instead is None else None
-        away = bool(hard) and deep is None
-        kept = self._onlooker.look(shallow.ran, result, shallow.scores, hard=hard, deep=deep, away=away)
+        kept: Sequence[KeptSample | None] = [None] * len(shallow.given)
+        if self._onlooker is not None:
+            away = bool(hard) and deep is None
+            kept = self._onlooker.look(shallow.ran, result, shallow.scores, hard=hard, deep=deep, away=away)
         stories = []
         for place in range(len(shallow.given)):
             decision = shallow.decisions[place] if shallow.decisions else None

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..lib.hard_samples.kept_sample import KeptSample
 from .statistics import Source
+
+if TYPE_CHECKING:
+    from ..lib.hard_samples.kept_sample import KeptSample
 
 __all__ = ["Inference"]
 

@@ -6,24 +6,37 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..core.errors import ModelError
 from ..lib import context
+from ..lib.jobs_model import has_versions, is_jobs_own
 from ..lib.scores import ConfidenceFunction
 from ..lib.verification import suffix_of
 
 if TYPE_CHECKING:
     from ..core.context_document import DeepModel as DeepModelAddress
     from ..lib.endpoints.endpoint import Endpoint
+    from ..lib.hard_samples.collector import Collector
     from ..lib.hard_samples.detector import HardSampleDetector
+    from ..lib.live_model import LiveModel
     from ..lib.runners.runner import Runner
-    from .edge_model import EdgeModel
+    from .edge_model import EdgeModel, Shadowing
     from .offload import OffloadAlgorithm
     from .statistics import Recorder
     from .uploads import UploadForm
 
 __all__ = ["get_big_model_endpoint", "load_model"]
+
+
+class _More(TypedDict, total=False):
+    """What an edge's model has in incremental learning alone."""
+
+    collector: Collector | None
+    live: LiveModel
+    shadowed: Shadowing
+    version: int
+
 
 _DEADLINE = 1.0
 _RUN_ONLY = (".onnx", ".tflite")
@@ -119,8 +132,6 @@ def load_model(
     TemporaryError
         If a server that has the model cannot be reached.
     """
-    from ..lib.following import has_versions
-
     given = (pre_fun, post_fun, cloud_offload_algorithm, big_model_endpoint, big_model_post_fun, confidence_fun)
     options = (hard_sample_detection, deadline, upload, link_megabits)
     asked = any(value is not None for value in (*given, *options)) or (
@@ -167,9 +178,6 @@ def _edge_model(
     custom_objects: Mapping[str, Any] | None,
     threads: int,
 ) -> EdgeModel:
-    from ..lib.following import is_jobs_own, live_model, shadowed
-    from ..lib.hard_samples.opening import open_collector
-    from ..lib.live_model import Serving
     from ..lib.runners.opening import open_runner
     from .edge_model import EdgeModel
     from .samples import user_function
@@ -195,19 +203,27 @@ def _edge_model(
             convert_apart(version, fingerprint)
         return open_runner(version, sha256=fingerprint, custom_objects=custom_objects, threads=threads, convert=True)
 
-    own = is_jobs_own(path)
-    live = live_model(opened) if own else None
-    serving = live.first() if live is not None else None
-    if serving is None:
+    first = None
+    more: _More = {}
+    if has_versions(path):
+        from ..lib.following import live_model, shadowed
+
+        live = live_model(opened)
+        first = live.first()
+        more = {"live": live, "shadowed": shadowed, "version": 1 if first is None else first.version}
+    runner = first.runner if first is not None else None
+    if runner is None:
         runner = open_runner(path, sha256=sha256, custom_objects=custom_objects, threads=threads, convert=True)
-        serving = Serving(runner, 1 if live is not None else 0)
-    try:
-        collector = open_collector(detection) if own or detection is not None else None
-    except ModelError:
-        serving.runner.close()
-        raise
+    if detection is not None or is_jobs_own(path):
+        from ..lib.hard_samples.opening import open_collector
+
+        try:
+            more["collector"] = open_collector(detection)
+        except ModelError:
+            runner.close()
+            raise
     return EdgeModel(
-        serving.runner,
+        runner,
         user_function(pre_fun),
         user_function(post_fun),
         algorithm=chosen,
@@ -216,10 +232,7 @@ def _edge_model(
         confidence_fun=confidence_fun,
         recorder=_recorder(chosen),
         name=Path(os.fspath(path)).name,
-        collector=collector,
-        version=serving.version,
-        live=live,
-        shadowed=shadowed if live is not None else None,
+        **more,
     )
 
 

@@ -7,20 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ModelError
 from ..lib.hard_samples.embedding import EMBEDDING_OUTPUT
-from ..lib.live_model import Serving
 from ..lib.runners.runner import Runner
 from ..lib.scores import ConfidenceFunction, Scores, scores_of
-from ..lib.shadow_model import ShadowModel
+from ..lib.serving import Serving
 from ..lib.tensors import TensorSpec
 from .answers import Outputs
 from .samples import Given, given
+
+if TYPE_CHECKING:
+    from ..lib.shadow_model import ShadowModel
 
 __all__ = ["Ran", "ShallowModel"]
 

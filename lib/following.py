@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,19 @@ from numpy.typing import NDArray
 
 from . import context
 from .hard_samples.opening import open_sender
-from .live_model import LiveModel, Serving
+from .live_model import LiveModel
 from .runners.runner import Runner
 from .scores import Scores
+from .serving import Serving
 from .shadow_model import Numbers, ShadowModel
 
-__all__ = ["has_versions", "is_jobs_own", "live_model", "shadowed"]
+__all__ = ["live_model", "shadowed"]
 
 _NUMBERS = "observations.seq"
 
 
-def is_jobs_own(path: str | os.PathLike[str]) -> bool:
-    """Tell whether a path is that of the model which the job keeps better; scripts may load others beside it."""
-    document = context.current()
-    return document is not None and document.model is not None and document.model.path == os.fspath(path)
-
-
-def has_versions(path: str | os.PathLike[str]) -> bool:
-    """Tell whether the job makes versions of this model anew while the script runs."""
-    document = context.current()
-    return document is not None and document.live_model is not None and is_jobs_own(path)
-
-
-def live_model(opened: Callable[[Path, str | None], Runner]) -> LiveModel | None:
-    """Return what follows the job's versions; None where the job has one version alone.
+def live_model(opened: Callable[[Path, str | None], Runner]) -> LiveModel:
+    """Return what follows the versions that the job makes.
 
     Parameters
     ----------
@@ -43,8 +31,8 @@ def live_model(opened: Callable[[Path, str | None], Runner]) -> LiveModel | None
         Opens a version: called with its path and fingerprint.
     """
     document = context.current()
-    if document is None or document.live_model is None:
-        return None
+    assert document is not None
+    assert document.live_model is not None
     return LiveModel(Path(document.live_model), opened, reporters=open_sender().reporters)
 
 

@@ -18,29 +18,14 @@ from typing import Any, Protocol
 from ..core.errors import ModelError, WireError
 from .hard_samples.worker_counts import LoadTrouble, WorkerCounts
 from .runners.runner import Runner
+from .serving import Serving
 
-__all__ = ["LiveModel", "ModelUser", "Serving", "Wanted", "read_wanted"]
+__all__ = ["LiveModel", "ModelUser", "Wanted", "read_wanted"]
 
 _log = logging.getLogger(__name__)
 _EVERY = 0.5
 _LARGEST = 1 << 16
 _LONGEST_ERROR = 4_000
-
-
-@dataclass(frozen=True, eq=False)
-class Serving:
-    """A version that is loaded.
-
-    Parameters
-    ----------
-    runner
-        Runs it.
-    version
-        Its number, from 1; 0 where none is known.
-    """
-
-    runner: Runner
-    version: int = 0
 
 
 @dataclass(frozen=True)

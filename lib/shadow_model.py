@@ -20,8 +20,8 @@ from ..core.errors import ModelError, PlatformError
 from ..core.files import write_bytes_atomic
 from .confidences import max_confidence
 from .hard_samples.kept_sample import KeptSample
-from .live_model import Serving
 from .scores import Scores
+from .serving import Serving
 from .tensors import Tensors, TensorSpec
 
 __all__ = ["Compared", "Numbers", "Observed", "ShadowModel", "renamed"]

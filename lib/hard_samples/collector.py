@@ -33,7 +33,7 @@ _MOST_SAID = 100
 _FADE, _EVERY_EIGHTH = 1 / 25, 7
 _DIGITS = 6
 # Of an answer's time, a look may take so much, on average; so many samples are looked at for one that may be kept.
-_COST, _FOR_BUDGET = 0.04, 8.0
+_COST, _FOR_BUDGET = 0.03, 4.0
 _FIRST_LOOKS, _SLOWLY, _RARE = 20, 1 / 64, 20.0
 
 
@@ -83,7 +83,7 @@ class Collector:
     def passes(self) -> bool:
         """Count a sample, and tell whether it need not be looked at.
 
-        Looking takes some microseconds. Where a model answers so fast that this would add more than 4 %, chance leaves
+        Looking takes some microseconds. Where a model answers so fast that this would add more than 3 %, chance leaves
         samples out, evenly, but never so many that the budget is not used.
         """
         with self._lock:

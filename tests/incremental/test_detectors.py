@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 
 from solar_corona import incremental
 from solar_corona.core.errors import ModelError
+from solar_corona.incremental import scored
 from solar_corona.incremental.scored import LatestScores
+from solar_corona.lib.hard_samples import subjects
 from solar_corona.lib.hard_samples.detector import Seen, Verdict
 from solar_corona.lib.hard_samples.embedding import Embedding
 from solar_corona.lib.hard_samples.registry import DETECTORS, choose, create
@@ -137,6 +140,11 @@ def test_embedding_distance_finds_what_never_came_before():
 def test_detectors_see_nothing_hard_where_there_is_nothing_to_compare():
     assert not incremental.Disagreement(random=0).judge(seen(0.5, 0.5)).keep
     assert not incremental.EmbeddingDistance(random=0).judge(Seen(None, 1.0)).keep
+
+
+def test_the_examples_are_true():
+    assert doctest.testmod(scored).failed == 0
+    assert doctest.testmod(subjects).failed == 0
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=1200), st.floats(0, 1))

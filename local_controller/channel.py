@@ -117,10 +117,12 @@ class Channel(Generic[_Item]):
         of_outcome: dict[str, list[_Item]] = {"stored": [], "known": [], "refused": [], "later": []}
         for item, receipt in zip(items, receipts, strict=True):
             of_outcome[receipt.outcome].append(item)
-            if receipt.outcome == "refused":
-                _log.warning("the hub will not take %s %s: %s", self._what, receipt.id, receipt.reason)
-            elif receipt.outcome == "later":
+            if receipt.outcome == "later":
                 self._put_off(receipt.reason)
+        refused = [receipt for receipt in receipts if receipt.outcome == "refused"]
+        if refused:  # one line for all: a script that makes odd samples makes many
+            more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+            _log.warning("the hub will not take %s %s%s: %s", self._what, refused[0].id, more, refused[0].reason)
         taken = of_outcome["stored"] + of_outcome["known"]
         self._taken += len(taken)
         if taken or of_outcome["refused"]:

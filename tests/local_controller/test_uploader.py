@@ -172,6 +172,16 @@ def test_labels_that_are_put_off_do_not_hold_up_samples(upload, outbox, hub):
     assert "takes some later" in uploader.trouble
 
 
+def test_a_hub_whose_quota_is_reached_is_not_sent_all_again_and_again(upload, outbox, hub, clock):
+    samples = [sample(os.urandom(4096)) for _ in range(2000)]
+    add(outbox, *samples)
+    hub.outcome = lambda record: "later" if clock.passed < 4 * HOUR else None
+    upload(lambda passed: len(hub.samples) == 2000)
+    assert clock.passed < 5 * HOUR
+    refused = sum(hub.sizes) - 2000 * 4096
+    assert refused < 40 << 20  # a batch each eight minutes, where all of them are 8 MiB
+
+
 def test_receipts_of_other_samples_are_not_believed(upload, outbox, hub, token_file):
     add(outbox, sample(b"mine"))
 

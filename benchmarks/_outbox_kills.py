@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import http.client
+import io
 import json
 import random
 import socket
@@ -24,13 +25,24 @@ import numpy as np
 
 from solar_corona.lib.sample_records import FRAME_TYPE, SampleRecord, pack
 
-from . import _small_hub
+from . import _real_hub, _small_hub
+from ._small_hub import TOKEN
 
 __all__ = ["Outcome", "run", "sample"]
 
 SIZE, FRAME = 4_096, 16
 PORT = 18_260
-_TOKEN = "token-of-the-benchmark"
+_HUBS = {"small": _small_hub, "real": _real_hub}
+
+
+def _header() -> bytes:
+    """Return what an array's file begins with; a hub looks at it."""
+    file = io.BytesIO()
+    np.save(file, np.zeros(SIZE - 128, np.uint8))
+    return file.getvalue()[:128]
+
+
+_HEADER = _header()
 
 
 @dataclass
@@ -56,8 +68,8 @@ class Outcome:
 
 
 def content(number: int) -> bytes:
-    """Return a sample's content."""
-    return np.random.default_rng(number).bytes(SIZE)
+    """Return a sample's content: an array as numpy saves it, of 4 KB in all."""
+    return _HEADER + np.random.default_rng(number).bytes(SIZE - len(_HEADER))
 
 
 def sample(number: int, *, edge: str = "camera") -> tuple[SampleRecord, bytes]:
@@ -146,20 +158,35 @@ class _Process:
 
 
 def _controller(folder: Path) -> list[str]:
-    (folder / "token").write_text(_TOKEN)
+    (folder / "token").write_text(TOKEN)
     command = [sys.executable, "-m", "solar_corona.cli", "local-controller", "--state", str(folder / "S")]
     command += ["--edge", "camera", "--job", "outbox", "--hub", f"http://127.0.0.1:{PORT}"]
     return [*command, "--token-file", str(folder / "token")]
 
 
-def run(folder: Path, *, samples: int, kills: int, seed: int, say: Callable[[str], None]) -> Outcome:
-    """Send samples while processes are killed, and count what arrived."""
+def run(
+    folder: Path, *, samples: int, kills: int, seed: int, say: Callable[[str], None], hub_kind: str = "real"
+) -> Outcome:
+    """Send samples while processes are killed, and count what arrived.
+
+    Parameters
+    ----------
+    folder
+        Where all of them keep what they keep.
+    samples, kills, seed
+        How many, and where chance begins.
+    say
+        Gets how far it is.
+    hub_kind
+        `real` for the hub of incremental learning, `small` for one that does nothing else than keep ids.
+    """
+    hub_module = _HUBS[hub_kind]
     chance = random.Random(seed)
     progress = folder / "progress"
     me = [sys.executable, "-m", "solar_corona.benchmarks._outbox_kills", str(folder / "S" / "controller.sock")]
     edge = _Process("edge", [*me, str(progress), str(samples)], folder / "edge.log")
     controller = _Process("controller", _controller(folder), folder / "controller.log")
-    hub = _Process("hub", _small_hub.command(folder, PORT), folder / "hub.log")
+    hub = _Process("hub", hub_module.command(folder, PORT), folder / "hub.log")
     every = (hub, controller, edge)
     begin = time.monotonic()
     try:
@@ -181,7 +208,7 @@ def run(folder: Path, *, samples: int, kills: int, seed: int, say: Callable[[str
         for each in every:
             if each.process is not None:
                 each.kill()
-    ids = _small_hub.taken(folder)
+    ids = hub_module.taken(folder)
     wanted = {hashlib.sha256(content(number)).hexdigest() for number in range(samples)}
     return Outcome(
         samples=samples,

@@ -17,7 +17,10 @@ from pathlib import Path
 from solar_corona.core.hub_messages import Orders, Receipt, Receipts
 from solar_corona.lib.sample_records import SampleRecord, unpack
 
-__all__ = ["command", "taken"]
+__all__ = ["TOKEN", "command", "taken"]
+
+TOKEN = "token-of-the-benchmark"
+"""The edge's."""
 
 
 def command(folder: Path, port: int) -> list[str]:

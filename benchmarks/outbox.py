@@ -59,11 +59,12 @@ def _fsynced_file(folder: Path, frames: list[bytes]) -> None:
             os.fsync(file.fileno())
 
 
-def _seconds(work: Callable[[Path, list[bytes]], None], frames: list[bytes]) -> float:
+def _seconds(work: Callable[[Path, list[bytes]], None], frames: list[bytes]) -> tuple[float, float]:
+    """Return how long it took, and how long a core worked for it."""
     with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
+        begin, busy = time.perf_counter(), time.process_time()
         work(Path(folder), frames)
-        return time.perf_counter() - begin
+        return time.perf_counter() - begin, time.process_time() - busy
 
 
 def _over_the_socket(frames: list[bytes]) -> float:
@@ -95,6 +96,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="(default: %(default)s)")
     parser.add_argument("--kills", type=int, default=200, help="0 leaves them out (default: %(default)s)")
     parser.add_argument("--killed-samples", type=int, default=100_000, help="(default: %(default)s)")
+    parser.add_argument("--hub", choices=("real", "small"), default="real", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="(default: %(default)s)")
     arguments = parser.parse_args()
     cores = os.sched_getaffinity(0)
@@ -108,18 +110,21 @@ def main() -> None:
         "fsynced file": _fsynced_file,
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    socket_rates = []
+    socket_rates, busy_rates = [], []
     for repeat in range(arguments.repeats + 1):
         for name, work in ways.items():
-            rate = count / _seconds(work, frames)
+            took, busy = _seconds(work, frames)
             if repeat:  # the first round warms up
-                rates[name].append(rate)
+                rates[name].append(count / took)
+                if work is _ours:
+                    busy_rates.append(count / busy)
         if repeat:
             socket_rates.append(count / _over_the_socket(frames))
     os.sched_setaffinity(0, cores)
     ours = median(rates["outbox"])
     figures = [
         Figure("samples_per_second", ours, "samples/s", 5_000, rates["outbox"]),
+        Figure("samples_per_busy_second", median(busy_rates), "samples/s of the core's time", repeats=busy_rates),
         Figure("socket_samples_per_second", median(socket_rates), "samples/s", repeats=socket_rates),
         Figure("of_plain_sqlite", ours / median(rates["plain SQLite"]), "x"),
         Figure("of_fsynced_file", ours / median(rates["fsynced file"]), "x"),
@@ -133,6 +138,7 @@ def main() -> None:
                 samples=arguments.killed_samples,
                 kills=arguments.kills,
                 seed=arguments.seed,
+                hub_kind=arguments.hub,
                 say=lambda text: print(text, flush=True),
             )
         assert not outcome.strange, f"{outcome.strange} samples at the hub that nobody sent"

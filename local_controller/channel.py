@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 IDLE_SECONDS = 600.0
 """How long a channel with nothing to send is left alone, unless something arrives."""
 
-_LATER_SECONDS = 30.0
+_LATER_SECONDS, _LONGEST_PAUSE = 30.0, 480.0
 
 
 class _Queued(Protocol):
@@ -69,14 +69,19 @@ class Channel(Generic[_Item]):
         self._what, self._clock, self._first = what, clock, first
         self._fetch, self._send, self._name, self._settle = fetch, send, name, settle
         self._after, self._again_at = first, 0.0
+        self._paused_until, self._pause = 0.0, _LATER_SECONDS
         self._taken, self._doubtful = 0, dict[int, int]()
         self.trouble = ""
 
     def step(self) -> float:
         """Send the next ones; return how long there is nothing to do."""
-        if self.trouble and self._clock.monotonic() >= self._again_at:
-            self._after, self.trouble = self._first, ""
+        now = self._clock.monotonic()
+        if now < self._paused_until:
+            return self._paused_until - now
         items = self._fetch(self._after)
+        if not items and self.trouble and now >= self._again_at:
+            self._after, self.trouble = self._first, ""
+            items = self._fetch(self._after)
         if not items:
             return self._at_the_end()
         if self._deliver(items):
@@ -117,12 +122,19 @@ class Channel(Generic[_Item]):
         of_outcome: dict[str, list[_Item]] = {"stored": [], "known": [], "refused": [], "later": []}
         for item, receipt in zip(items, receipts, strict=True):
             of_outcome[receipt.outcome].append(item)
-            if receipt.outcome == "refused":
-                _log.warning("the hub will not take %s %s: %s", self._what, receipt.id, receipt.reason)
-            elif receipt.outcome == "later":
+            if receipt.outcome == "later":
                 self._put_off(receipt.reason)
+        refused = [receipt for receipt in receipts if receipt.outcome == "refused"]
+        if refused:  # one line for all: a script that makes odd samples makes many
+            more = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+            _log.warning("the hub will not take %s %s%s: %s", self._what, refused[0].id, more, refused[0].reason)
         taken = of_outcome["stored"] + of_outcome["known"]
         self._taken += len(taken)
+        if len(of_outcome["later"]) == len(items) > 1:  # a quota is reached; sending all the others tells no more
+            self._paused_until = self._clock.monotonic() + self._pause
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        else:
+            self._pause = _LATER_SECONDS
         if taken or of_outcome["refused"]:
             self._settle(taken, of_outcome["refused"])
 

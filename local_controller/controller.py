@@ -220,7 +220,10 @@ def running(
         controller = Controller(options, outbox, hub, clock or SystemClock())
         if options.model_path is not None:
             controller.models.begin_with(options.model_path, sha256=options.model_sha256)
-        for part in (controller.datasets, controller.models, controller.uploader, controller.heartbeats):
+        parts = (controller.datasets, controller.models, controller.uploader, controller.heartbeats)
+        for part in parts:
             part.start()
             stack.callback(part.stop)
         yield controller
+        for part in parts:  # all at once, and each is waited for after that
+            part.stop(0.0)

@@ -204,7 +204,8 @@ class ModelStore:
             (temporary / "model").mkdir(parents=True)
             fill(temporary / "model" / version.file)
             (temporary / "version.json").write_text(version.model_dump_json())
-        self._here[version.folder] = version
+        with self._lock:
+            self._here[version.folder] = version
 
     # --- what the hub wants
 
@@ -299,7 +300,8 @@ class ModelStore:
         self.changed()
 
     def _is_here(self, offer: ModelOffer) -> _Installed | None:
-        return next((each for each in self._here.values() if each.is_offered_by(offer)), None)
+        with self._lock:
+            return next((each for each in self._here.values() if each.is_offered_by(offer)), None)
 
     def _fetched(self, offer: ModelOffer, go_on: Callable[[], bool]) -> _Installed:
         if (here := self._is_here(offer)) is not None:

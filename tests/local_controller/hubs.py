@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import threading
 from contextlib import contextmanager
 from socketserver import ThreadingMixIn
@@ -42,12 +43,14 @@ class MiniHub:
         return httpx.WSGITransport(self)
 
     @contextmanager
-    def served(self, port: int = 0):
-        server = make_server("127.0.0.1", port, self, server_class=_Server, handler_class=_Quiet)
+    def served(self, tls: ssl.SSLContext | None = None):
+        server = make_server("127.0.0.1", 0, self, server_class=_Server, handler_class=_Quiet)
+        if tls is not None:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'http' if tls is None else 'https'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             server.server_close()

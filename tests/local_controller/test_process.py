@@ -12,12 +12,14 @@ import stat
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks._outbox_kills import UnixConnection, post
 from solar_corona.core.errors import PlatformError
 from solar_corona.core.hub_messages import PIECE
 from solar_corona.lib.sample_records import pack
@@ -70,20 +72,20 @@ def test_killed_at_random_points_it_loses_and_doubles_nothing(tmp_path, hub, tok
     with hub.served() as url, controller(tmp_path, url, token_file) as process:
         for round_ in range(4):
             assert process.start() == f"listening on unix:{process.socket}\n"
-            with process.client() as client:
+            with closing(UnixConnection(process.socket)) as client:
                 if round_ < 3:  # killed in the midst of something
                     killer = threading.Timer(chance.uniform(0.02, 0.4), process.process.kill)
                     killer.start()
-                    with suppress(httpx.TransportError):
+                    with suppress(OSError, HTTPException):
                         while True:
-                            frame = pack(waiting[0] if waiting else samples[:8])
-                            assert client.post("/v1/samples", content=frame).status_code == 200
+                            post(client, pack(waiting[0] if waiting else samples[:8]))
                             del waiting[:1]
                     process.process.communicate()
                     continue
                 for frame in waiting:  # the last one may work to the end
-                    assert client.post("/v1/samples", content=pack(frame)).status_code == 200
-                until(lambda: client.get("/v1/status").json()["outbox"]["queued"] == 0)
+                    post(client, pack(frame))
+            with process.client() as client:
+                until(lambda client=client: client.get("/v1/status").json()["outbox"]["queued"] == 0)
                 state = client.get("/v1/status").json()["outbox"]
         assert {id_: content for id_, (_, content) in hub.samples.items()} == {r.id: c for r, c in samples}
         assert (state["evicted"], state["refused"]) == (0, 0)

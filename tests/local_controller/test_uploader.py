@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import random
+import ssl
 from itertools import pairwise
 
 import httpx
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from solar_corona.core.errors import SpecError, TemporaryError, WireError
 from solar_corona.core.hub_messages import PIECE, Label, Observation
+from solar_corona.core.security import make_credentials
 from solar_corona.lib.sample_records import SampleRecord, pack, sample_id_of, unpack
 from solar_corona.local_controller.hub_client import HubClient
 from solar_corona.local_controller.outbox import Outbox
@@ -41,13 +43,12 @@ def clock():
 def upload(outbox, hub, token_file, clock):
     """Upload until `until(seconds passed)` holds, or until nothing waits."""
 
-    def run(until=None, *, transport=None, url=HUB, outbox=outbox, **options) -> Uploader:
-        client = HubClient(url, token_file=token_file, transport=transport or hub.transport())
+    def run(until=None, *, transport=None, url=HUB, outbox=outbox, client=None, **options) -> Uploader:
+        client = client or HubClient(url, token_file=token_file, transport=transport or hub.transport())
         uploader = Uploader(outbox, client, edge="camera", clock=clock, **options)
 
         def then(passed):
-            empty = not outbox.samples(after=0, most=1, most_bytes=1) and not outbox.labels(after=0, most=1)
-            if (until or (lambda _: empty and not outbox.observations(after=-1, most=1)))(passed):
+            if until(passed) if until is not None else is_empty(outbox):
                 uploader.stop()
             assert passed < 40 * DAY, "it never ends"
 
@@ -57,6 +58,14 @@ def upload(outbox, hub, token_file, clock):
         return uploader
 
     return run
+
+
+def is_empty(outbox: Outbox) -> bool:
+    return not (
+        outbox.samples(after=0, most=1, most_bytes=1)
+        or outbox.labels(after=0, most=1)
+        or outbox.observations(after=-1, most=1)
+    )
 
 
 def observation(seq: int) -> Observation:
@@ -91,7 +100,7 @@ def test_seven_days_without_the_cloud_and_then_all_goes_up(outbox, hub, upload, 
     hub.fault = fault
     samples = [sample(os.urandom(1000)) for _ in range(60)]
     add(outbox, *samples)
-    uploader = upload()
+    uploader = upload(lambda passed: len(hub.samples) == 60)
     assert set(hub.samples) == {record.id for record, _ in samples}
     assert 7 * DAY <= clock.passed - 600 <= 7 * DAY + 300  # idle for 600 s at the end
     offline = [at for at in attempts if at < 7 * DAY]
@@ -161,6 +170,16 @@ def test_labels_that_are_put_off_do_not_hold_up_samples(upload, outbox, hub):
     uploader = upload(lambda passed: len(hub.samples) == 1)
     assert [label.value for label in hub.labels] == [1, 2]
     assert "takes some later" in uploader.trouble
+
+
+def test_a_hub_whose_quota_is_reached_is_not_sent_all_again_and_again(upload, outbox, hub, clock):
+    samples = [sample(os.urandom(4096)) for _ in range(2000)]
+    add(outbox, *samples)
+    hub.outcome = lambda record: "later" if clock.passed < 4 * HOUR else None
+    upload(lambda passed: len(hub.samples) == 2000)
+    assert clock.passed < 5 * HOUR
+    refused = sum(hub.sizes) - 2000 * 4096
+    assert refused < 40 << 20  # a batch each eight minutes, where all of them are 8 MiB
 
 
 def test_receipts_of_other_samples_are_not_believed(upload, outbox, hub, token_file):
@@ -382,6 +401,19 @@ def test_what_is_no_token_is_not_sent(upload, outbox, hub, token_file, content):
 def test_an_address_that_is_none_is_refused(url, token_file):
     with pytest.raises(SpecError, match=r"expected a URL such as https://hub\.example:8443"):
         HubClient(url, token_file=token_file)
+
+
+def test_only_a_hub_with_a_certificate_of_the_ca_gets_samples(upload, outbox, hub, token_file, tmp_path):
+    make_credentials(tmp_path / "keys", hosts=["127.0.0.1"], edges=[])
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "keys" / "server.pem", tmp_path / "keys" / "server.key")
+    add(outbox, sample(b"x"))
+    with hub.served(tls) as url:
+        uploader = upload(lambda passed: passed > 2, client=HubClient(url, token_file=token_file))
+        assert "certificate verify failed" in uploader.trouble
+        assert hub.requests == []
+        upload(client=HubClient(url, token_file=token_file, ca=tmp_path / "keys" / "ca.pem"))
+    assert len(hub.samples) == 1
 
 
 def test_a_ca_that_is_none_is_refused(token_file, tmp_path):

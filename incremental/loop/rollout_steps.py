@@ -150,7 +150,7 @@ class RolloutSteps:
                 seen,
                 lambda session, row: self.take_back(session, row, self._standing.version(session, candidate), why),
             )
-        elif not behind or self._standing.timed(seen) > _SETTLED_WITHIN:
+        elif (here and not behind) or self._standing.timed(seen) > (_SETTLED_WITHIN if here else _HERE):
             left = behind + errors
             why = f"all {len(here)} edges that are there have followed" if not left else f"not on {', '.join(left[:5])}"
 

@@ -241,12 +241,26 @@ def test_labels_that_come_late_take_a_worse_candidate_back(canary):
 
 def test_a_canary_that_is_away_is_replaced_by_an_edge_that_is_there(canary):
     world = canary()
-    world.loop.step()
-    world.clock.now += 400
-    world.edge("e2")
+    for _ in range(7):
+        world.loop.step()
+        world.clock.now += 55
+        world.edge("e2")
+        assert wants(world) == {"e1": (2, 1), "e2": (None, None)}
     world.loop.step()
     assert wants(world) == {"e1": (None, None), "e2": (2, 1)}
     assert world.decisions()[-1][0] == "canary-replaced"
+
+
+def test_edges_get_time_to_come_back_after_the_hub_was_away(canary):
+    world = canary()
+    world.loop.step()
+    world.clock.now += 86_400
+    world.loop = world.fresh()
+    for _ in range(3):
+        world.edge("e2")  # it is faster than the canary
+        world.loop.step()
+        world.clock.now += 30
+    assert wants(world) == {"e1": (2, 1), "e2": (None, None)}
 
 
 def test_an_operator_decides_where_the_job_says_pause(canary):

@@ -250,6 +250,16 @@ def status(job: RunArgument, as_json: JsonOption = False) -> None:
         else:
             describe_service(service, console)
         return
+    if _kind_of(folder) == "IncrementalLearningJob":
+        from .incremental.status import describe as describe_loop
+        from .incremental.status import status_of as status_of_loop
+
+        loop = status_of_loop(folder)
+        if as_json:
+            print_json(loop.model_dump(mode="json"))
+        else:
+            describe_loop(loop, console)
+        return
     from .fl_server.status import describe, status_of
 
     current = status_of(folder)
@@ -267,11 +277,14 @@ WhyOption = Annotated[str, typer.Option("--why", help="A note for those who read
 @incremental_app.command("status")
 def incremental_status(job: RunArgument, as_json: JsonOption = False) -> None:
     """Show one page: samples, triggers, trainings, versions, canaries, and why the last decisions were taken."""
-    from .incremental.local_run import hub_of
+    from .core.run_folder import find_run
+    from .incremental.local_run import status_of
     from .incremental.loop.display import page
 
-    with hub_of(job, _root()) as hub:
-        found = hub.asked_status()
+    folder = find_run(job, _root())
+    found = status_of(folder)
+    if found is None:
+        raise SpecError(f"the hub of {job} has not come up yet; `solar-corona logs {job}` shows what it prints")
     if as_json:
         print_json(found.model_dump(mode="json"))
     else:

@@ -3,9 +3,10 @@
 
 Two models of `load_model` run the same shallow network of 45 KB, in LiteRT and in ONNX Runtime, one with
 `hard_sample_detection` and one without; both get the same images in turns. As on a camera of 10 frames a second with
-the default of 500 samples an hour, 1.4 % of the samples are kept: copied, looked up among the latest, written as PNG and
-sent, in the background, to another process over a unix socket. Shares are of medians of calls, and of all the time
-together, in which the calls that keep a sample count in full.
+the default of 500 samples an hour, 1.4 % of the samples are kept: copied, looked up among the latest, and in the
+background written and sent to another process over a unix socket. Shares are of medians of calls, and of all the time
+together, in which the calls that look at a sample, and those that keep one, count in full: so fast a model has not
+each of its samples looked at. `looked_share` is how many are.
 
 Then the controller hangs: it takes the connection and never answers, the queue fills, and `predict` goes on.
 """
@@ -124,13 +125,13 @@ def figures(taken: dict[str, list[float]]) -> list[Figure]:
 def measure(folder: Path, repeats: int, calls: int) -> None:
     """Print what each repeat took, a line for each figure."""
     for side in SIDES:
-        for kind, path, dtype in (("litert", folder / f"{side}.tflite", np.float32), ("onnx", None, np.uint8)):
-            path = path or _onnx(folder, side)
+        litert, onnx = folder / f"{side}.tflite", _onnx(folder, side)
+        for kind, path, dtype in (("litert", litert, np.float32), ("onnx", onnx, np.uint8)):
             images = _images(side, dtype, calls)
             with _controller(folder, "answer") as socket, _models(path, socket, images[0]) as (plain, keeping):
                 for _ in range(repeats):
                     _print_cost(f"{kind}, {side} px", plain, keeping, images)
-                counts = keeping._collector.counts
+                counts = keeping.hard_samples
                 print("kept", counts.kept / counts.seen)
     images = _images(SIDES[0], np.float32, calls)
     for _ in range(repeats):

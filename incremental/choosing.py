@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which of the waiting samples to label first.
 
-The default is `mixed`: a share drawn uniformly, which is the audit, too; and of the rest the less certain half by
-margin, spread by k-means with a cluster for each label. Where the audit says that the model errs in most samples, its
-margin tells nothing, and clusters of all samples stand for it.
+The default is `mixed`: a share drawn uniformly, which is the audit, too; a share of what seems to be of classes that
+the model was never taught, once labels tell of such; and of the rest the least certain by margin, five for each label,
+spread by k-means with a cluster for each label. Where the audit says that the model errs in most samples, its margin
+tells nothing, and clusters of all samples stand for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import DatasetError, SpecError
 
-__all__ = ["RULES", "Choice", "Described", "Pool", "choose"]
+__all__ = ["RULES", "Choice", "Described", "Pool", "choose", "margins", "unlearned_classes"]
 
 _RANDOM_SHARE, _LOST = 0.30, 0.50
+_HARD = 5  # samples that each chosen one is the middle of
+_UNLEARNED_SHARE, _FEW, _LIKELY = 0.35, 5, 0.3
 _FITTED_ON, _ROUNDS, _PER_CLUSTER = 20_000, 8, 8
 _NEAR = 0.05  # of the median distance of two samples of the pool
 _CHUNK = 8_192
@@ -161,6 +164,7 @@ def choose(
     rule: str = "mixed",
     random_share: float = _RANDOM_SHARE,
     audit_errors: float | None = None,
+    unlearned: Collection[int] = (),
 ) -> Choice:
     """Choose samples to label.
 
@@ -178,6 +182,9 @@ def choose(
         Of the quota, drawn uniformly, from those drawn at random where they were seen; 0 to 1. `random` draws all.
     audit_errors
         Share of errors in the latest audit, if known; above one half `mixed` goes over to `clusters`.
+    unlearned
+        Classes of which the model has most wrong, see `unlearned_classes`; `mixed` takes 35 % of the quota from
+        samples that seem to be of these.
 
     Returns
     -------
@@ -200,7 +207,10 @@ def choose(
     taken = _Taken(pool)
     drawn = np.flatnonzero(pool.drawn) if pool.drawn is not None else np.arange(len(pool))
     audit = taken.fill(rng.permutation(drawn), round(share * quota))
-    best = taken.fill(RULES[rule](pool, quota - len(audit), rng), quota - len(audit))
+    likely = _likely(pool, unlearned, rng) if rule == "mixed" else np.zeros(0, np.int64)
+    best = taken.fill(likely, min(round(_UNLEARNED_SHARE * quota), quota - len(audit)))
+    left = quota - len(audit) - len(best)
+    best += taken.fill(RULES[rule](pool, left, rng), left)
     rest = taken.fill(rng.permutation(len(pool)), quota - len(audit) - len(best))
     rows = np.array([*audit, *best, *rest], np.int64)
     flags = np.zeros(len(rows), np.bool_)
@@ -208,6 +218,42 @@ def choose(
     # Whoever labels only a part of it has a part of either.
     order = rng.permutation(len(rows))
     return Choice(rows[order], flags[order])
+
+
+def unlearned_classes(labels: NDArray[np.integer[Any]], answers: NDArray[np.integer[Any]]) -> list[int]:
+    """Return the classes of which a model had most samples wrong: those it was never taught, above all.
+
+    Parameters
+    ----------
+    labels, answers
+        Classes of all samples labelled so far, and what the model of its time had answered: n each.
+
+    Returns
+    -------
+    list of int
+        Classes with five labels or more; none if they make up most of the labels, as then all has changed.
+
+    Examples
+    --------
+    >>> unlearned_classes(np.array([0] * 20 + [7] * 8), np.array([0] * 28))
+    [7]
+    """
+    classes, counts = np.unique(labels, return_counts=True)
+    wrong = np.array([(answers[labels == each] != each).mean() for each in classes])
+    found = (counts >= _FEW) & (wrong > 0.5)
+    if 2 * counts[found].sum() > counts.sum():
+        return []
+    return [int(each) for each in classes[found]]
+
+
+def _likely(pool: Pool, classes: Collection[int], rng: np.random.Generator) -> Rows:
+    """Return in random order the samples that seem to be of some classes."""
+    p = pool.probabilities
+    among = [each for each in classes if p is not None and each < p.shape[1]]
+    if p is None or not among:
+        return np.zeros(0, np.int64)
+    found: Rows = rng.permutation(np.flatnonzero(p[:, among].sum(axis=1) >= _LIKELY))
+    return found
 
 
 class _Taken:
@@ -255,9 +301,10 @@ def _typical_distance(vectors: Floats) -> float:
 
 
 def _mixed(pool: Pool, quota: int, rng: np.random.Generator) -> Iterator[int]:
-    """Yield the middles of clusters of the harder half."""
+    """Yield the middles of clusters of the hardest: five for each label, at most half of all."""
     ties = rng.random(len(pool))
-    hard = np.lexsort((ties, -pool.hardness))[: max((len(pool) + 1) // 2, min(quota, len(pool)))]
+    most = max(min(_HARD * quota, (len(pool) + 1) // 2), min(quota, len(pool)))
+    hard = np.lexsort((ties, -pool.hardness))[:most]
     return _clusters_of(pool.vectors, hard, quota, rng)
 
 

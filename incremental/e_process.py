@@ -37,6 +37,7 @@ _ALPHA = {
     "latency": 0.001,
 }
 _DISAGREEMENT, _LOW_CONFIDENCE, _PAIRED_CONFIDENCE, _SHARES = 0.04, 0.03, 0.04, 0.03
+_CLIP = 0.25
 _ERROR_RATE, _SLOW_SHARE, _LOW_QUANTILE = 0.01, 0.5, 0.10
 
 
@@ -160,7 +161,8 @@ class CanaryReference:
     low_excess
         Share of answers below `low` minus that of the serving model's below `serving_low`.
     confidence_change
-        Mean confidence minus the serving model's.
+        Mean of the confidence minus the serving model's, where differences over .25 count as .25: whatever is usual
+        stays below, and bets on what is not may be four times as high.
     confidence_spread
         Standard deviation of that difference.
     share_changes
@@ -208,7 +210,7 @@ class CanaryReference:
             )
         low, serving_low = (float(np.quantile(c, _LOW_QUANTILE)) for c in (confidences, serving_confidences))
         excess = (confidences < low).mean() - (serving_confidences < serving_low).mean()
-        change = np.asarray(confidences, np.float64) - serving_confidences
+        change = np.clip(np.asarray(confidences, np.float64) - serving_confidences, -_CLIP, _CLIP)
         classes, counts = np.unique(np.concatenate([answers, serving_answers]), return_counts=True)
         most = classes[np.argsort(-counts, kind="stable")[:_CLASSES]]
         return cls(
@@ -299,7 +301,7 @@ class CanaryWatch:
         low = float(one.confidence < reference.low) - float(one.reference_confidence < reference.serving_low)
         values["low-confidence"] = [_half(low)]
         change = one.confidence - one.reference_confidence
-        values["paired-confidence"] = [_half(change), _half(-change)]
+        values["paired-confidence"] = [_half(change / _CLIP), _half(-change / _CLIP)]
         if one.answer is not None and reference.share_changes:
             values["class-shares"] = self._shares(one)
         if one.milliseconds > 0 and one.reference_milliseconds > 0:
@@ -386,7 +388,7 @@ def _means(reference: CanaryReference) -> dict[str, list[float]]:
         "latency": [_SLOW_SHARE],
         "disagreement": [p + allowed(_DISAGREEMENT, p * (1 - p))],
         "low-confidence": [(1 + reference.low_excess + low) / 2],
-        "paired-confidence": [(1 + sign * reference.confidence_change + paired) / 2 for sign in (1, -1)],
+        "paired-confidence": [(1 + (sign * reference.confidence_change + paired) / _CLIP) / 2 for sign in (1, -1)],
         "class-shares": [(1 + s * d + t) / 2 for s in (1, -1) for d, t in zip(changes, shares, strict=True)],
     }
     return {

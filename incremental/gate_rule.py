@@ -21,9 +21,9 @@ from ..core.incremental_spec import Gate
 
 __all__ = ["Check", "Costs", "Gain", "GateVerdict", "Needs", "Paired", "judge"]
 
-_SURE = 2.576  # one-sided 99.5 %
+_SURE = 2.65  # one-sided 99.6 %: counts are whole, and .5 % shall hold for them, too
 _FAIRLY_SURE = 1.645  # one-sided 95 %
-_SPARED = 2.8  # a candidate that is two margins better fails by chance in .3 %
+_SPARED = 3.2  # a candidate that is two margins better fails by chance in .1 %
 _CLASS_ALPHA, _CLASS_FALL, _CLASS_LABELS = 0.05, 0.05, 30
 _CONFIDENCE_GAP, _WORSE_NLL, _SMALLEST = 0.10, 0.10, 1e-6
 _NAMED = 5
@@ -210,9 +210,9 @@ def judge(
 
     It passes if, Δ being its gain and se the standard error:
 
-    * over all samples, new and old counting the same, Δ ≥ 0 and Δ - 2.576 se > -2 · margin: a candidate that is two
+    * over all samples, new and old counting the same, Δ ≥ 0 and Δ - 2.65 se > -2 · margin: a candidate that is two
       margins worse passes in .5 %, whatever share of the answers differs;
-    * on new samples Δ ≥ minGain; where labels are few, less by 2.8 se - 2 · margin, at most by the margin, so that
+    * on new samples Δ ≥ minGain; where labels are few, less by 3.2 se - 2 · margin, at most by the margin, so that
       one that is two margins better passes all the same;
     * on old samples, and on new ones of classes that the serving model knows if others are among them,
       Δ ≥ -oldMargin, and with 95 % confidence Δ > -2 · oldMargin;

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..core import preparation
 from ..core.errors import PlatformError, SpecError
 from ..core.incremental_plan import ADMIN_TOKEN, PUBLIC_KEY, SIGNING_KEY, edge_token
-from ..core.incremental_spec import IncrementalLearningJob
+from ..core.incremental_spec import HUB, IncrementalLearningJob
 from ..core.job_file import JobFile, read_job_file
 from ..core.local_launcher import LocalLauncher
 from ..core.plan import plan
@@ -34,9 +34,10 @@ from ..core.run_folder import RunFolder, find_run
 from ..core.security import make_credentials, make_signing_key, make_token
 from ..core.workers import Plan
 from .loop.client import HubClient
+from .loop.command import HubPlace, left_status
 from .loop.status import LoopStatus
 
-__all__ = ["IncrementalRun", "check_inputs", "hub_of", "lasting_folder", "prepared"]
+__all__ = ["IncrementalRun", "check_inputs", "hub_of", "lasting_folder", "prepared", "status_of"]
 
 _READ_EVERY = 0.5
 
@@ -101,6 +102,17 @@ def hub_of(what: str, root: Path | None) -> HubClient:
         )
     keys = lasting_folder(folder.path.parent) / "keys"
     return HubClient.of(state.address, keys / ADMIN_TOKEN, ca=keys / "ca.pem" if spec.security.tls else None)
+
+
+def status_of(folder: RunFolder) -> LoopStatus | None:
+    """Return where a job's loop stands: as its hub tells, or as it left things; None where it never came up."""
+    if folder.phase() in ("starting", "running"):
+        with hub_of(str(folder.path), None) as hub:
+            return hub.status()
+    job = read_job_file(folder.job_file, [], IncrementalLearningJob)
+    origin, kept = folder.read_origin(), lasting_folder(folder.path.parent)
+    base = Path(origin.job_file).parent if origin is not None else folder.path
+    return left_status(job, HubPlace(base=base, state=kept / HUB, keys=kept / "keys"))
 
 
 @dataclass(frozen=True)

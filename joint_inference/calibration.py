@@ -72,37 +72,57 @@ def measure(
     Raises
     ------
     DatasetError
-        If there are no labels.
+        If there are no samples, or their labels are no classes of the shallow model.
     ModelError
-        If a model takes no such samples, or is no classifier.
+        If a model takes no such samples, or is no classifier, or the two do not tell the same classes apart.
     """
-    truth = y.argmax(1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
-    if len(truth) != len(x) or truth.dtype.kind not in "biuf":
-        raise DatasetError(f"labels are {y.dtype} of shape {list(y.shape)} for {len(x)} samples; expected a class each")
+    truth = _classes(x, y)
     scores, shallow_right, deep_right = list[Scores](), list[_Bools](), list[_Bools]()
     for begin in range(0, len(x), _BATCH):
         samples = list(x[begin : begin + _BATCH])
         prepared = [np.asarray(sample if pre_fun is None else pre_fun(sample)) for sample in samples]
         batch = given(np.stack(prepared), np.stack(prepared), shallow.inputs)
         classes = truth[begin : begin + _BATCH]
-        vectors = _vectors(shallow.run(batch.inputs))
+        vectors = _vectors(shallow.run(batch.inputs), "shallow")
+        if classes.max() >= (count := max(2, vectors.shape[1])):
+            raise DatasetError(f"a label is {classes.max()}, and the shallow model has {count} classes, counted from 0")
         scores += [class_scores(vector) for vector in vectors]
         shallow_right.append(_predicted(vectors) == classes)
         if isinstance(deep, DeepModel):
             outputs = deep.ask(samples, batch.inputs, alike=[]).outputs
         else:
             outputs = deep.run(given(np.stack(samples), np.stack(samples), deep.inputs).inputs)
-        deep_right.append(_predicted(_vectors(outputs)) == classes)
+        theirs = _vectors(outputs, "deep")
+        if theirs.shape != vectors.shape:
+            raise ModelError(
+                f"the deep model tells {theirs.shape[1]} classes apart, and the shallow one {vectors.shape[1]}; the "
+                f"answers of one have to be able to take the other's place"
+            )
+        deep_right.append(_predicted(theirs) == classes)
     return Measured(scores, np.concatenate(shallow_right), np.concatenate(deep_right))
 
 
-def _vectors(outputs: dict[str, NDArray[Any]]) -> NDArray[Any]:
+def _classes(x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.int64]:
+    truth = y.argmax(1) if y.ndim == 2 and y.shape[1] > 1 else y.reshape(-1)
+    if not len(x) or len(truth) != len(x) or truth.dtype.kind not in "biuf":
+        raise DatasetError(f"labels are {y.dtype} of shape {list(y.shape)} for {len(x)} samples; expected a class each")
+    with np.errstate(invalid="ignore"):
+        whole = truth.astype(np.int64)
+    wrong = truth[(whole != truth) | (whole < 0)]
+    if len(wrong):
+        raise DatasetError(f"a label is {wrong[0]}, which is no class; expected whole numbers from 0")
+    return whole
+
+
+def _vectors(outputs: dict[str, NDArray[Any]], whose: str) -> NDArray[Any]:
     vectors = next(iter(outputs.values()))
     if len(outputs) != 1 or vectors.ndim != 2:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in outputs.items())
         raise ModelError(
             f"only classifiers can be calibrated, and the model gives {shapes}; expected samples x classes"
         )
+    if not np.isfinite(vectors).all():
+        raise ModelError(f"the {whose} model answers with values that are no numbers; look at the samples, and at it")
     return vectors
 
 

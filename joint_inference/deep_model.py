@@ -53,7 +53,6 @@ class DeepModel:
     def __init__(
         self, endpoint: Endpoint, *, deadline: float, form: UploadForm | None = None, link: LinkBudget | None = None
     ) -> None:
-        # A script's own, whatever its type.
         if not isinstance(deadline, int | float | np.number) or not 0 < deadline < float("inf"):
             raise ModelError(f"the deadline is {deadline!r}, expected a number of seconds above 0")
         if form is not None and not isinstance(form, UploadForm):

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
 from ..lib.hard_samples.collector import Collector
+from ..lib.hard_samples.worker_counts import WorkerCounts
 from ..lib.live_model import LiveModel, Serving
 from ..lib.runners.runner import Runner
 from ..lib.scores import ConfidenceFunction, Scores
@@ -146,6 +147,11 @@ class EdgeModel:
         """What it has done so far."""
         return self._recorder.snapshot()
 
+    @property
+    def hard_samples(self) -> WorkerCounts | None:
+        """What detection of hard samples has done so far; None without it."""
+        return self._collector.counts if self._collector is not None else None
+
     def predict(self, sample: Any) -> Any:
         """Return the answer for one sample or a batch, in the form that the model, or `post_fun`, gives it.
 
@@ -195,10 +201,11 @@ class EdgeModel:
 
     def close(self) -> None:
         """Leave the last statistics, close connections and free the model."""
-        if self._live is not None:
-            self._live.close()
+        # Its last report still says which version answered.
         if self._collector is not None:
             self._collector.close()
+        if self._live is not None:
+            self._live.close()
         self._recorder.close()
         if self._deep is not None:
             self._deep.close()

@@ -189,6 +189,10 @@ def _edge_model(
         deep = DeepModel(open_endpoint(endpoint), deadline=seconds, form=upload, link=link)
 
     def opened(version: Path, fingerprint: str | None) -> Runner:
+        if custom_objects is None and version.suffix == ".keras":
+            from ..lib.runners.conversion_apart import convert_apart
+
+            convert_apart(version, fingerprint)
         return open_runner(version, sha256=fingerprint, custom_objects=custom_objects, threads=threads, convert=True)
 
     own = is_jobs_own(path)

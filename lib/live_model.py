@@ -143,6 +143,7 @@ class LiveModel:
         self._reporters = reporters if reporters is not None else []
         self._user: ModelUser | None = None
         self._trouble: LoadTrouble | None = None
+        self._sha256: str | None = None
         self._mark: tuple[int, int, int] | None = None
         self._shadow: tuple[int, Path] | None = None
         self._closing = threading.Event()
@@ -158,7 +159,11 @@ class LiveModel:
         """Return the version to begin with; None where no file says one, or it cannot be loaded."""
         try:
             wanted = read_wanted(self._file)
-            return None if wanted is None else Serving(self._open(wanted.path, wanted.sha256), wanted.version)
+            if wanted is None:
+                return None
+            runner = self._open(wanted.path, wanted.sha256)
+            self._sha256 = wanted.sha256
+            return Serving(runner, wanted.version)
         except WireError as error:
             self._tell(str(error))
         except Exception as error:  # noqa: BLE001 -- engines have errors of their own
@@ -221,7 +226,9 @@ class LiveModel:
     def _turn_to(self, wanted: Wanted) -> None:
         user = self._user
         assert user is not None
-        if wanted.version != user.serving.version:
+        # A hub that was set up anew may count from 1 again.
+        another = self._sha256 is not None and wanted.sha256 != self._sha256
+        if wanted.version != user.serving.version or another:
             runner = None
             try:
                 runner = self._open(wanted.path, wanted.sha256)
@@ -231,7 +238,11 @@ class LiveModel:
                     runner.close()
                 self._failed(wanted.version, error)
                 return
+            if self._closing.is_set():
+                runner.close()
+                return
             user.serve(Serving(runner, wanted.version))
+            self._sha256 = wanted.sha256
             _log.info("version %d of the model answers now", wanted.version)
         self._trouble = None
         self._compare_with(wanted.shadow)

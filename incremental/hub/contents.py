@@ -199,6 +199,13 @@ class Contents:
                 self._finish(name)
             return offset + len(data)
 
+    def uploads(self) -> int:
+        """Return how many contents are under way."""
+        try:
+            return len(self._guarded(lambda: self._fs.ls(f"{self._root}/uploads", detail=False, refresh=True)))
+        except FileNotFoundError:
+            return 0
+
     def uploads_before(self, time: float) -> list[str]:
         """Return the contents of which something came, and nothing since `time` (local folders only)."""
         if self._folder is None or not (self._folder / "uploads").is_dir():

@@ -27,6 +27,8 @@ class Limits:
     ----------
     frame, content
         Bytes of one request with samples, and of one sample.
+    uploads
+        Large contents that are under way at the same time.
     edge_bytes
         Bytes of samples of one edge that are in the storage at the same time.
     edge_per_hour
@@ -37,6 +39,7 @@ class Limits:
 
     frame: int = 64 << 20
     content: int = 256 << 20
+    uploads: int = 256
     edge_bytes: int = 50 << 30
     edge_per_hour: int = 250_000
     unknown_labels: int = 100_000

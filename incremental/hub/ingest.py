@@ -100,7 +100,8 @@ class Ingest:
         Raises
         ------
         RefusedRequestError
-            413 if the content is larger than what is taken; 507 if the edge has as much here as it may.
+            413 if the content is larger than what is taken; 507 if the edge has as much here as it may, or too many
+            contents are under way.
         OffsetError, DatasetError
             See `Contents.append`.
         """
@@ -114,6 +115,8 @@ class Ingest:
         if used.size + length > limits.edge_bytes:
             why = f"edge {edge} has {used.size} bytes here, of {limits.edge_bytes} that it may have"
             raise RefusedRequestError(507, why, retry_after=600)
+        if offset == 0 and self._hub.samples.uploads() >= limits.uploads:
+            raise RefusedRequestError(507, f"{limits.uploads} large contents are under way already", retry_after=60)
         return self._hub.samples.append(name, offset, data, length=length)
 
     def _looked_at(self, edge: str, record: SampleRecord, content: bytes) -> Receipt | None:

@@ -23,7 +23,7 @@ from .hub import Hub
 __all__ = ["Deleted", "Retention"]
 
 _AT_ONCE = 200
-_UPLOAD_AGE = 7 * 86_400.0
+_UPLOAD_AGE = 86_400.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from ...core.errors import SolarCoronaError
@@ -25,6 +25,7 @@ _logger = logging.getLogger(__name__)
 _POOL = 20_000
 _AT_ONCE = 500
 _MOST_AUDITS = 1_000
+_AUDIT, _FEWEST_AUDITED = 200, 50
 
 
 class Desk:
@@ -128,9 +129,18 @@ class Desk:
         rows = self._hub.database.read(self._pool)
         if not rows:
             return
-        chosen = choose(Pool.of(rows), min(room, len(rows)), seed=int(self._hub.clock()))
+        chosen = choose(
+            Pool.of(rows), min(room, len(rows)), seed=int(self._hub.clock()), audit_errors=self._audit_errors()
+        )
         tasks = dict(self._source.offer([offer_of(self._hub, rows[place]) for place in chosen.rows.tolist()]))
         self._hub.database.write(lambda session: self._went_out(session, tasks))
+
+    def _audit_errors(self) -> float | None:
+        """Return the share of the latest random samples in which the model erred; None of too few."""
+        rows = self._hub.database.read(lambda session: list(session.scalars(_audited(_AUDIT))))
+        told = [(offer_of(self._hub, row).guess, row.label) for row in rows]
+        wrong = [guess != label for guess, label in told if guess is not None]
+        return sum(wrong) / len(wrong) if len(wrong) >= _FEWEST_AUDITED else None
 
     def _pool(self, session: Session) -> list[Sample]:
         """Return samples that wait, and of which this source said nothing yet."""
@@ -219,16 +229,16 @@ def audits_of(hub: Hub) -> Callable[[], Sequence[Audit]]:
     """Return a function that gives the latest random samples that people labelled."""
 
     def audits() -> Sequence[Audit]:
-        person = select(LabelEntry.id).where(
-            LabelEntry.sample == Sample.id, LabelEntry.confidence.is_(None), LabelEntry.skipped.is_(False)
-        )
-        query = (
-            select(Sample)
-            .where(Sample.state == "labelled", Sample.reason == "random", person.exists())
-            .order_by(Sample.labelled_at.desc())
-            .limit(_MOST_AUDITS)
-        )
-        rows = hub.database.read(lambda session: list(session.scalars(query)))
+        rows = hub.database.read(lambda session: list(session.scalars(_audited(_MOST_AUDITS))))
         return [Audit(row.id, row.media_type, row.label, partial(hub.samples.get, row.id)) for row in reversed(rows)]
 
     return audits
+
+
+def _audited(most: int) -> Select[Sample]:
+    """Return a query for the latest random samples that people labelled."""
+    person = select(LabelEntry.id).where(
+        LabelEntry.sample == Sample.id, LabelEntry.confidence.is_(None), LabelEntry.skipped.is_(False)
+    )
+    labelled = select(Sample).where(Sample.state == "labelled", Sample.reason == "random", person.exists())
+    return labelled.order_by(Sample.labelled_at.desc()).limit(most)

@@ -66,6 +66,10 @@ class LabelStudio:
             raise SpecError(f"labelling.options.batch is {batch!r}, expected a whole number from 1 to 100,000")
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             raise SpecError(f"labelling.options.url is {url!r}, expected Label Studio's address, http://… or https://…")
+        if setting.labels.kind != "text" and not setting.labels.names():
+            raise SpecError(
+                "Label Studio has to know the classes' names; list them in the job file under model.classes"
+            )
         self._setting, self._batch, self._pre_labels = setting, batch, pre_labels
         self._title = f"{project or setting.job}"[:40]
         self._client = Client(url, Path(token_file))

@@ -199,6 +199,11 @@
         timer = setTimeout(show, WAIT);
         return;
       }
+      if (kind === "classes" && !buttons.length) {
+        notice("empty", "No classes yet", "The job names none (model.classes), and no sample has told how many there are.");
+        timer = setTimeout(() => location.reload(), 2 * WAIT);
+        return;
+      }
       current = queue[0];
       let element;
       try {

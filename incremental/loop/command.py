@@ -28,12 +28,13 @@ from ..labelling.source import Setting
 from .machine import Loop, LoopParts
 from .registry import Registry
 from .service import LoopService
+from .status import LoopStatus, read_status
 from .trainings import Workplace
 from .triggers import Triggers
 
-__all__ = ["HubPlace", "open_hub", "serve_hub"]
+__all__ = ["HubPlace", "left_status", "open_hub", "serve_hub"]
 
-_LOOPBACK = "127.0.0.1"
+_LOOPBACK, _SQLITE = "127.0.0.1", "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,29 @@ def open_hub(file: JobFile[IncrementalLearningJob], place: HubPlace) -> Hub:
     """Return a job's hub; its caller closes it."""
     spec = file.job.spec
     storage = spec.storage or str(place.state / "storage")
-    database = spec.database or f"sqlite:///{(place.state / 'hub.db').absolute()}"
     return Hub(
         HubSettings(
             job=file.job.metadata.name,
-            database=database,
+            database=_database(file, place),
             storage=storage if is_absolute(storage) else joined(str(place.base), storage),
             labels=LabelSpace(classes=tuple(spec.model.classes)),
             agreement=spec.labelling.agreement,
             retention=spec.hard_samples.retention,
         )
     )
+
+
+def left_status(file: JobFile[IncrementalLearningJob], place: HubPlace) -> LoopStatus | None:
+    """Return where the loop of a job that does not run stands; None where it never ran."""
+    url = _database(file, place)
+    if url.startswith(_SQLITE) and not Path(url.removeprefix(_SQLITE)).exists():
+        return None
+    with closing(open_hub(file, place)) as hub:
+        return read_status(hub, [], labels_come=False).model_copy(update={"running": False})
+
+
+def _database(file: JobFile[IncrementalLearningJob], place: HubPlace) -> str:
+    return file.job.spec.database or f"{_SQLITE}{(place.state / 'hub.db').absolute()}"
 
 
 def _loop(file: JobFile[IncrementalLearningJob], hub: Hub, place: HubPlace, tasks: TaskLauncher) -> Loop:

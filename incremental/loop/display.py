@@ -44,6 +44,8 @@ def _head(status: LoopStatus) -> Text:
     head = Text.assemble(
         (status.job, "bold"), "  ", (status.phase, "bold cyan"), (f" for {_ago(status, status.since)}", "dim")
     )
+    if not status.running:
+        head.append("  not running", style="yellow")
     if status.canary is not None:
         canary = status.canary
         head.append(f"\nversion {canary.version} on {', '.join(canary.edges) or 'no edge yet'}: ")

@@ -142,6 +142,7 @@ class LoopStatus(_Part):
     decisions: list[DecisionStatus] = Field(default_factory=list, description="The latest first.")
     labelling: str = Field(default="", description="How the labelling source is; empty if all is well.")
     labels_come: bool = Field(default=True, description="Whether labels come without a script on any edge.")
+    running: bool = Field(default=True, description="Whether the hub runs; else it is told from what it left.")
 
     @property
     def goes_on(self) -> bool:

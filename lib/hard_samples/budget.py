@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ...core.errors import ModelError
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "Spent"]
 
 _HOUR = 3600.0
 # Arrivals are counted over about this long, and the rest of an hour never counts as shorter.
@@ -18,6 +19,15 @@ _LEAST_BUCKET, _BUCKET = 4.0, 0.05
 _FOR_RANDOM = 0.3
 # Samples after which the rate is reckoned anew, and until which it is for each.
 _OFTEN, _FIRST = 8, 20
+
+
+@dataclass(frozen=True)
+class Spent:
+    """How an hour's budget stands: samples kept, what is left in the bucket, and seconds since the hour began."""
+
+    used: int
+    tokens: float
+    seconds: float
 
 
 class Budget:
@@ -34,6 +44,8 @@ class Budget:
         Samples in an hour, b.
     clock
         Seconds that never go back; a clock that is set anew changes nothing.
+    spent
+        What an earlier budget of this hour was left as; a script that starts anew gets no second hour.
 
     Raises
     ------
@@ -41,7 +53,9 @@ class Budget:
         If `per_hour` is below 1.
     """
 
-    def __init__(self, per_hour: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, per_hour: int, *, clock: Callable[[], float] = time.monotonic, spent: Spent | None = None
+    ) -> None:
         if per_hour < 1:
             raise ModelError(f"max_per_hour is {per_hour}, expected a whole number from 1")
         self.per_hour = per_hour
@@ -52,6 +66,16 @@ class Budget:
         self._used, self._tokens, self._flow = 0, self._capacity, 0.0
         self._counted = 0
         self._rate = 0.0
+        if spent is not None and 0 <= spent.seconds < _HOUR:
+            self._hour -= spent.seconds
+            self._used = max(spent.used, 0)
+            self._tokens = min(max(spent.tokens, 0.0), self._capacity)
+
+    @property
+    def spent(self) -> Spent:
+        """How the hour stands."""
+        # Nothing is reckoned here: another thread asks than the one that spends.
+        return Spent(self._used, self._tokens, self._clock() - self._hour)
 
     def rate(self, came: int) -> float:
         """Return the share of the samples that may be kept now, 0 to 1.

@@ -73,8 +73,7 @@ class Collector:
         self._share, self._draw = 1.0, chance.Random().random  # noqa: S311
         self._look_seconds = self._answer_seconds = 0.0
         self._said: set[str] = set()
-        sender.reporters.append(self._report)
-        sender.start()
+        sender.join(self._report)
 
     @property
     def counts(self) -> WorkerCounts:
@@ -145,8 +144,7 @@ class Collector:
 
     def close(self) -> None:
         """Send what is there, for some seconds at most."""
-        if self._report in self._sender.reporters:
-            self._sender.leave(self._report)
+        self._sender.leave(self._report)
 
     def _note_confidence(self, scores: Scores | None) -> None:
         if scores is not None:

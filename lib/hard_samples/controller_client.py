@@ -78,6 +78,7 @@ class ControllerClient:
     def _exchange(self, method: str, path: str, body: bytes, content_type: str) -> tuple[int, bytes]:
         from http.client import HTTPException
 
+        used_before = self._connection is not None
         try:
             connection = self._connected()
             connection.request(method, path, body, {"Content-Type": content_type})
@@ -85,6 +86,9 @@ class ControllerClient:
             answer = response.read(_LARGEST_ANSWER + 1)
         except (OSError, HTTPException) as error:
             self.close()
+            if used_before and isinstance(error, ConnectionError):
+                # The controller closed it while nobody asked, or was started anew; all requests may be repeated.
+                return self._exchange(method, path, body, content_type)
             raise TemporaryError(
                 f"{self._address}: the LocalController does not answer ({type(error).__name__}: {error}); tried again"
             ) from error

@@ -4,19 +4,26 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import context
 from ..sample_coding import SampleForm
 from .budget import Budget
+from .budget_file import BudgetFile
 from .collector import Collector
 from .controller_client import ControllerClient
 from .detector import HardSampleDetector
 from .registry import choose
 from .sender import Sender
 
+if TYPE_CHECKING:
+    from ...core.context_document import ContextDocument
+
 __all__ = ["job_form", "open_collector", "open_sender"]
 
 _PER_HOUR = 500
+_BUDGET = "hard-samples.json"
 _lock = threading.Lock()
 _senders: dict[tuple[str | None, str], Sender] = {}
 
@@ -58,10 +65,21 @@ def open_collector(asked: HardSampleDetector | str | None) -> Collector | None:
     if asked is None and of_job is None:
         return None
     detector = choose(asked, of_job.detection, of_job.options) if of_job is not None else choose(asked)
+    sender = open_sender()
     return Collector(
         detector,
-        open_sender(),
-        budget=Budget(of_job.max_per_hour if of_job is not None else _PER_HOUR),
+        sender,
+        budget=_budget(of_job.max_per_hour if of_job is not None else _PER_HOUR, document, sender),
         form=job_form(),
         edge=document.worker if document is not None else "here",
     )
+
+
+def _budget(per_hour: int, document: ContextDocument | None, sender: Sender) -> Budget:
+    folder = document.state_folder if document is not None else None
+    if folder is None:
+        return Budget(per_hour)
+    file = BudgetFile(Path(folder, _BUDGET))
+    file.budget = Budget(per_hour, spent=file.read())
+    sender.reporters.append(file.report)
+    return file.budget

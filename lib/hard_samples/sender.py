@@ -61,6 +61,7 @@ class Sender:
         self.reporters: list[Callable[[WorkerCounts], None]] = []
         """Each writes what it knows into the report, which goes up every two seconds."""
         self._started_at = time.time()
+        self._collectors = 0
         self._lock = threading.Lock()
         self._samples: deque[KeptSample] = deque()
         self._labels: deque[_Label] = deque(maxlen=_MOST_LABELS)
@@ -128,11 +129,19 @@ class Sender:
             # They come with every sample: they go with the next report.
             self.start()
 
+    def join(self, reporter: Callable[[WorkerCounts], None]) -> None:
+        """Begin to report for a collector."""
+        self.reporters.append(reporter)
+        self._collectors += 1
+        self.start()
+
     def leave(self, reporter: Callable[[WorkerCounts], None]) -> None:
-        """Send what is there and, where nobody else of this process reports, close."""
-        if self.reporters == [reporter]:
-            self.close()
-        self.reporters.remove(reporter)
+        """Send what is there if no other collector of this process does, and report no longer for this one."""
+        if reporter in self.reporters:
+            self._collectors -= 1
+            if not self._collectors:
+                self.close()
+            self.reporters.remove(reporter)
 
     def close(self) -> None:
         """Send what is there, for some seconds at most."""

@@ -38,7 +38,7 @@ def perceptron(path, layers):
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 64])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 10])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", len(layers[-1][1])])],
         initializers,
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -57,6 +57,14 @@ def models(tmp_path_factory):
     perceptron(folder / "large.onnx", list(zip(deep.coefs_, deep.intercepts_, strict=True)))
     np.savez(folder / "eval.npz", x=x_noisy[900:], y=y[900:])
     np.savez(folder / "few.npz", x=x_noisy[900:1100], y=y[900:1100])
+    perceptron(folder / "seven.onnx", [(shallow.coef_.T[:, :7], shallow.intercept_[:7])])
+    some, classes = x_noisy[900:1200], y[900:1200]
+    np.savez(folder / "empty.npz", x=some[:0], y=classes[:0])
+    np.savez(folder / "from_1.npz", x=some, y=classes + 1)
+    np.savez(folder / "from_minus_1.npz", x=some, y=classes - 1)
+    np.savez(folder / "halves.npz", x=some, y=classes + 0.5)
+    np.savez(folder / "no_labels.npz", x=some, y=classes * np.nan)
+    np.savez(folder / "no_numbers.npz", x=some * np.nan, y=classes)
     return folder
 
 
@@ -112,6 +120,13 @@ def test_json_for_programs(models):
         ({"--max-loss": 1.7, "--big-model": "none.onnx"}, "max_loss is 1.7, expected a share"),
         ({"--max-loss": 0.1, "--big-model": "none.onnx"}, "there is no such model"),
         ({"--max-loss": 0.1, "--data": "none.npz"}, "none.npz"),
+        ({"--max-loss": 0.1, "--data": "empty.npz"}, "for 0 samples"),
+        ({"--max-loss": 0.1, "--data": "from_1.npz"}, "a label is 10, and the shallow model has 10 classes"),
+        ({"--max-loss": 0.1, "--data": "from_minus_1.npz"}, "a label is -1"),
+        ({"--max-loss": 0.1, "--data": "halves.npz"}, "whole numbers from 0"),
+        ({"--max-loss": 0.1, "--data": "no_labels.npz"}, "a label is nan"),
+        ({"--max-loss": 0.1, "--data": "no_numbers.npz"}, "the shallow model answers with values that are no numbers"),
+        ({"--max-loss": 0.1, "--big-model": "seven.onnx"}, "tells 7 classes apart, and the shallow one 10"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told(models, changes, says):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from dataclasses import fields
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from solar_corona.core.errors import DatasetError, ModelError
 from solar_corona.core.hub_messages import LoadError, Observation, WorkerState
 from solar_corona.lib.hard_samples.budget import Budget
+from solar_corona.lib.hard_samples.budget_file import BudgetFile
 from solar_corona.lib.hard_samples.embedding import embedding_of
 from solar_corona.lib.hard_samples.kept_sample import KeptSample, own_copy, plain_prediction, size_of
 from solar_corona.lib.hard_samples.near_duplicates import NearDuplicates
@@ -116,6 +118,39 @@ def test_no_clock_and_no_stream_gets_more_than_the_budget_out_of_an_hour(per_hou
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(ModelError, match="max_per_hour is 0"):
         Budget(0)
+
+
+def test_a_script_that_starts_anew_gets_no_second_hour(tmp_path, monkeypatch):
+    file = BudgetFile(tmp_path / "new" / "budget.json")
+    assert file.read() is None
+    file.budget = Budget(10)
+    for _ in range(3):
+        file.budget.take()
+    file.report(WorkerCounts(0.0))
+    spent = file.read()
+    assert (spent.used, spent.tokens) == (3, pytest.approx(1.0, abs=0.1))
+    after = Budget(10, spent=spent)
+    assert not after.has()
+    begin = time.time()
+    monkeypatch.setattr("solar_corona.lib.hard_samples.budget_file.time.time", lambda: begin + 3700)
+    assert Budget(10, spent=file.read()).has()
+    monkeypatch.setattr("solar_corona.lib.hard_samples.budget_file.time.time", lambda: begin - 3700)
+    assert file.read() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"used": "x", "tokens": 1, "seconds": 1, "at": 1}', b"\xff"])
+def test_a_damaged_budget_begins_anew(tmp_path, content):
+    (tmp_path / "b.json").write_bytes(content)
+    assert BudgetFile(tmp_path / "b.json").read() is None
+
+
+def test_a_budget_that_cannot_be_noted_is_told_once(tmp_path, caplog):
+    (tmp_path / "no").write_bytes(b"")
+    file = BudgetFile(tmp_path / "no" / "b.json")
+    file.budget = Budget(10)
+    file.report(WorkerCounts(0.0))
+    file.report(WorkerCounts(0.0))
+    assert len(caplog.records) == 1
 
 
 # --- near-duplicates

@@ -149,6 +149,17 @@ def test_no_call_is_lost_and_no_version_closed_under_one_while_versions_change(n
     assert all(version.closed and not version.closed_while_running for version in every.values())
 
 
+def test_another_content_under_the_same_number_is_another_version(node):
+    node.versions[2] = lambda: Version(2)
+    with EdgeModel(Version(1), version=1, live=node.live()) as model:
+        node.order(2)
+        until(lambda: model.version == 2)
+        first = model._model.serving
+        node.order(2, sha256="1" * 64)
+        until(lambda: model._model.serving is not first)
+        assert model.version == 2
+
+
 @pytest.mark.parametrize(
     ("bad", "said"),
     [

@@ -8,6 +8,7 @@ import io
 import json
 import struct
 import tarfile
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +19,7 @@ from solar_corona.core.hub_messages import Observation, Observations
 from solar_corona.incremental.hub.accounts import Accounts
 from solar_corona.incremental.hub.hub import Limits
 from solar_corona.incremental.hub.labels import GivenLabel, LabelBook
+from solar_corona.incremental.hub.retention import Retention
 from solar_corona.incremental.tables import Edge, ModelVersion, ObservationEntry, Sample
 from solar_corona.lib.sample_records import pack
 
@@ -195,6 +197,20 @@ def test_pieces_that_do_not_make_their_content_are_dropped(client, hub):
         assert send(wrong, "4", b"abcd").status_code == 422
     assert client.head("/v1/contents/..%2f..%2fhub.db", headers=AS_E1).status_code in (404, 422)
     assert client.head("/v1/contents/nope", headers=AS_E1).status_code == 422
+
+
+def test_uploads_that_are_begun_and_left_are_bounded_and_swept(make_hub, client_of, clock):
+    hub = make_hub(limits=Limits(uploads=2))
+    client = client_of(hub)
+
+    def begin(digit):
+        headers = {**AS_E1, "upload-offset": "0", "upload-length": "9"}
+        return client.patch(f"/v1/contents/{digit * 64}", content=b"abcd", headers=headers).status_code
+
+    assert [begin(digit) for digit in "abc"] == [204, 204, 507]
+    clock.now = time.time() + 86_500
+    Retention(hub).expire()
+    assert begin("c") == 204
 
 
 def test_labels_of_an_edge_come_back_with_their_receipts(client, hub):

@@ -221,4 +221,4 @@ class Labelling(RuleBasedStateMachine):
 
 
 TestLabelling = Labelling.TestCase
-TestLabelling.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestLabelling.settings = settings(max_examples=10, stateful_step_count=10, deadline=None)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
+from contextlib import contextmanager, suppress
 
 import httpx
 import numpy as np
@@ -153,7 +156,7 @@ def test_it_calls_back_and_the_label_is_there_at_once(api, make_hub, desk_of, cl
     _until(lambda: rows(hub)[sample].state == "labelled")
 
 
-def test_while_it_is_away_or_refuses_the_token_that_is_told_and_nothing_is_lost(server, api, token, make_hub, desk_of):
+def test_while_it_refuses_the_token_that_is_told_and_nothing_is_lost(token, make_hub, desk_of):
     hub = make_hub(labels=CLASSES)
     (sample,) = Samples(hub).add(png(5), media_type="image/png")
     desk = desk_of(hub, "away")
@@ -166,13 +169,67 @@ def test_while_it_is_away_or_refuses_the_token_that_is_told_and_nothing_is_lost(
     desk.step()
     assert (desk.status().well, rows(hub)[sample].state) == (True, "out")
 
-    server.stop()
+
+def test_while_it_cannot_be_reached_that_is_told_and_labels_come_later(server, api, token, make_hub):
+    hub = make_hub(labels=CLASSES)
+    (sample,) = Samples(hub).add(png(6), media_type="image/png")
+    port = free_port()
+    source = LabelStudio(Setting(job="cut", labels=CLASSES), f"http://127.0.0.1:{port}", token_file=str(token))
+    desk = Desk(hub, "label-studio", source)
     with pytest.raises(TemporaryError, match=r"cannot be reached .*see that it runs"):
         desk.step()
-    server.start()
-    annotate(api, rows(hub)[sample].task, "cat")
-    desk.step()
-    assert rows(hub)[sample].label == 0
+    assert (desk.status().well, rows(hub)[sample].state) == (False, "waiting")
+    with forwarded(port, server.port):
+        desk.step()
+        annotate(api, rows(hub)[sample].task, "cat")
+    with pytest.raises(TemporaryError, match=r"cannot be reached"):
+        desk.step()
+    assert rows(hub)[sample].state == "out"
+    with forwarded(port, server.port):
+        desk.step()
+    desk.close()
+    assert (desk.status().well, rows(hub)[sample].label) == (True, 0)
+
+
+@contextmanager
+def forwarded(port, target):
+    """Lead connections to another port of this machine, one at a time, until the context ends; then cut them."""
+    listening = socket.create_server(("127.0.0.1", port), reuse_port=False)
+    listening.settimeout(0.02)
+    ends, going = [], threading.Event()
+
+    def pump(source, sink):
+        try:
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        except OSError:
+            pass
+
+    def accept():
+        while not going.is_set():
+            try:
+                near, _ = listening.accept()
+            except TimeoutError:
+                continue
+            far = socket.create_connection(("127.0.0.1", target))
+            near.settimeout(None)
+            ends.extend((near, far))
+            for pair in ((near, far), (far, near)):
+                threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield
+    finally:
+        going.set()
+        thread.join()
+        listening.close()
+        for end in ends:
+            # Its thread may wait in recv, which close alone does not end.
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 def _until(done, seconds=20):

@@ -184,6 +184,8 @@ def test_on_a_phone_all_is_within_reach_of_a_thumb_and_nothing_is_cut_off(open_p
     for box in (each.bounding_box() for each in ann.page.locator("button:visible").all()):
         assert box["height"] >= 40
         assert box["y"] + box["height"] <= 844
+    right = ann.page.locator(".class").nth(1).bounding_box()
+    assert right["x"] + right["width"] == pytest.approx(390 - 16, abs=2), "the whole width is used"
     ann.page.locator(".class").nth(4).tap()
     ann.page.wait_for_selector("#last strong")
     assert labels(hub) == [("labelled", 4)]

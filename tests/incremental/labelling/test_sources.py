@@ -124,6 +124,7 @@ def test_the_contract_says_which_promise_is_broken(shelf, method, broken, messag
         ("builtins:dict", {}, "has not all of room, offer|does not take these options"),
         ("label-studio", {"url": "nope", "token_file": "x"}, "expected Label Studio's address"),
         ("label-studio", {"url": "http://h", "token_file": "/no/such"}, "token cannot be read"),
+        ("label-studio", {"url": "http://h", "token_file": "x", "batch": 0}, "batch is 0, expected a whole number"),
         ("teacher", {"endpoint": "http://h"}, "names no model"),
         ("teacher", {"endpoint": ENDPOINT, "known": ["wolf"]}, "is no class of the model"),
     ],
@@ -147,6 +148,23 @@ def test_samples_go_out_and_labels_come_back(hub, samples, shelf):
     row = hub.database.read(lambda session: session.get(Sample, first))
     assert row.label == 1
     assert [event.what for event in LabelBook(hub).history(first)] == ["labelled", "labelled"]
+
+
+def test_where_the_model_errs_in_most_audits_its_hardness_does_not_choose(hub, samples, shelf, monkeypatch):
+    from solar_corona.incremental.labelling import desk as module
+
+    asked = []
+    real = module.choose
+    monkeypatch.setattr(
+        module, "choose", lambda *args, **more: asked.append(more["audit_errors"]) or real(*args, **more)
+    )
+    drawn = samples.many(60, reason="random", prediction=0)
+    samples.many(3, start=60)
+    Desk(hub, "shelf", shelf).step()
+    LabelBook(hub).put([GivenLabel(each, "page", "ann", 1 if place < 45 else 0) for place, each in enumerate(drawn)])
+    samples.many(3, start=70)
+    Desk(hub, "shelf", shelf).step()
+    assert asked == [None, 0.75]
 
 
 def test_a_source_can_be_changed_without_losing_work(hub, samples, shelf):

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from solar_corona.lib.runners import conversion
 from solar_corona.lib.runners.batches import BatchRunner
 from solar_corona.lib.runners.checks import check_runner
 from solar_corona.lib.runners.conversion import conversion_path, difference
+from solar_corona.lib.runners.conversion_apart import convert_apart
 from solar_corona.lib.runners.opening import open_runner
 from solar_corona.lib.tensors import TensorSpec
 from solar_corona.tests.lib.runners.networks import IMAGES
@@ -269,3 +271,22 @@ def test_answers_that_differ_by_more_are_not(one, other, problem):
 def test_a_largest_number_elsewhere_is_a_difference_only_where_it_stands_out():
     assert _differ([[1.0, 1.0005]], [[1.0005, 1.0]]) is None
     assert _differ([[1000.0, 1.0, 1.2]], [[1000.0, 1.2, 1.0]]) is None
+
+
+def test_a_process_of_its_own_converts_so_that_this_one_needs_no_keras(path, caplog):
+    caplog.set_level(logging.INFO)
+    path = Path(path)
+    assert not convert_apart(path, "0" * 64)
+    assert "has the SHA-256" in caplog.text
+    assert _kept(path.parent) == []
+    assert convert_apart(path, sha256_of(path))
+    (kept, _) = _kept(path.parent)
+    made = (path.parent / kept).stat().st_mtime_ns
+    assert convert_apart(path)
+    assert open_runner(path, convert=True).platform == "litert"
+    assert (path.parent / kept).stat().st_mtime_ns == made
+
+
+def test_what_is_no_keras_file_is_not_converted_apart(tmp_path):
+    assert not convert_apart(tmp_path / "m.onnx")
+    assert not convert_apart(tmp_path / "missing.keras")

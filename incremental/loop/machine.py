@@ -115,14 +115,19 @@ class Loop:
         return after.phase  # type: ignore[return-value]
 
     def progress(self) -> Sequence[TriggerProgress]:
-        """Return how far each trigger is."""
+        """Return how far each trigger is, and what a training that is asked for waits for."""
 
         def look(session: Session) -> Sequence[TriggerProgress]:
             row, serving = session.get(LoopState, 1), serving_version(session)
             if row is None or serving is None:
                 return []
             found = self._triggers.look(session, row.triggers, serving=serving.version, now=self._hub.clock())
-            return found.progress
+            if not found.blocked:
+                return found.progress
+            enough = found.labels >= self._triggers.labels_needed
+            # What waits for labels is not due: without any it would wait for ever.
+            rules = [each.model_copy(update={"due": each.due and enough}) for each in found.progress]
+            return [*rules, TriggerProgress(name="waits", text=found.blocked, share=0.0)]
 
         return self._hub.database.read(look)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select, update
@@ -36,6 +36,7 @@ class CanaryState:
     elapsed: float = 0.0
     looked_at: float | None = None
     counted: tuple[str, ...] = ()
+    heard: dict[str, tuple[float, float]] = field(default_factory=dict)  # of each canary: its last word, and when
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""
@@ -47,6 +48,7 @@ class CanaryState:
             "elapsed": self.elapsed,
             "looked_at": self.looked_at,
             "counted": list(self.counted),
+            "heard": {edge: list(times) for edge, times in self.heard.items()},
         }
 
     @classmethod
@@ -67,8 +69,9 @@ class CanaryState:
                 elapsed=float(value["elapsed"]),
                 looked_at=value["looked_at"],
                 counted=tuple(value["counted"]),
+                heard={edge: (float(said), float(at)) for edge, (said, at) in value["heard"].items()},
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise WireError(f"the state of a canary is not whole ({error}); it is begun anew") from error
 
 
@@ -163,7 +166,7 @@ class Rollout:
                 f"canaries answered {state.samples} samples and {state.labels.count} labels came, in "
                 f"{state.elapsed:.0f} s; nothing speaks against it"
             )
-        return Watched(state, alarm, done, " and ".join(missing), _replacements(session, version, now))
+        return Watched(state, alarm, done, " and ".join(missing), _replacements(session, state, version, now))
 
     def _observe(self, session: Session, state: CanaryState, version: int, serving: int) -> None:
         query = (
@@ -220,9 +223,21 @@ def _load_error(session: Session, version: int, samples: int) -> Alarm | None:
     return None
 
 
-def _replacements(session: Session, version: int, now: float) -> list[tuple[str, str]]:
-    """Return which canaries have not been heard of for long, and who is here instead."""
+def _replacements(session: Session, state: CanaryState, version: int, now: float) -> list[tuple[str, str]]:
+    """Return which canaries have said nothing for long while they were watched, and who is here instead.
+
+    While the hub is away nobody can say anything to it, so that time does not count.
+    """
     edges = list(session.scalars(select(Edge).order_by(Edge.name)))
-    away = [edge.name for edge in edges if edge.wanted_version == version and now - edge.seen_at >= _AWAY]
+    away = []
+    for edge in edges:
+        if edge.wanted_version != version:
+            continue
+        said, at = state.heard.get(edge.name, (-1.0, state.elapsed))
+        if said != edge.seen_at:
+            at = state.elapsed
+        state.heard[edge.name] = (edge.seen_at, at)
+        if state.elapsed - at >= _AWAY:
+            away.append(edge.name)
     free = [edge.name for edge in edges if edge.wanted_version is None and now - edge.seen_at < _AWAY]
     return list(zip(away, free, strict=False))

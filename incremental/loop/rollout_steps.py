@@ -14,6 +14,7 @@ from ...core.incremental_spec import Canary
 from ..e_process import Alarm
 from ..hub.hub import Hub
 from ..tables import Edge, LoopState, ModelVersion
+from .registry import serving_version
 from .rollout import CanaryState, Rollout, call_back, canaries_for, send_to
 from .standing import Standing, put
 
@@ -22,6 +23,7 @@ __all__ = ["RolloutSteps"]
 _SETTLED_WITHIN = 600.0  # after so long, edges that did not follow an order are not waited for
 _HERE = 60.0
 _SAVE_EVERY = 5.0
+_LATER = 0.001
 
 
 class RolloutSteps:
@@ -128,7 +130,11 @@ class RolloutSteps:
         report = dict(version.report or {})
         if "canary" in row.data:
             report["canary"] = {**_told(row.data), "alarm": None, "why": why}
-        version.report, version.state, version.promoted_at = report, "promoted", self._hub.clock()
+        before = serving_version(session)
+        version.report, version.state = report, "promoted"
+        # Which version is in use is told by this time, also where the clock was set back since the last one.
+        latest = before.promoted_at if before is not None and before.promoted_at is not None else 0.0
+        version.promoted_at = max(self._hub.clock(), latest + _LATER)
         call_back(session)
         self._standing.enter(row, "promoting", candidate=version.version)
         self._standing.decide(session, row, "promoted", why, version.version)
@@ -150,7 +156,7 @@ class RolloutSteps:
                 seen,
                 lambda session, row: self.take_back(session, row, self._standing.version(session, candidate), why),
             )
-        elif not behind or self._standing.timed(seen) > _SETTLED_WITHIN:
+        elif (here and not behind) or self._standing.timed(seen) > (_SETTLED_WITHIN if here else _HERE):
             left = behind + errors
             why = f"all {len(here)} edges that are there have followed" if not left else f"not on {', '.join(left[:5])}"
 

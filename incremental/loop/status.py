@@ -133,6 +133,7 @@ class LoopStatus(_Part):
     at: float
     phase: str
     since: float
+    waits_for: str = Field(default="", description="What the phase waits for; empty if for nothing but time.")
     samples: SampleCounts
     triggers: list[TriggerProgress] = Field(default_factory=list)
     trainings: list[TrainingStatus] = Field(default_factory=list, description="The latest first.")
@@ -150,7 +151,8 @@ class LoopStatus(_Part):
         counts = self.samples
         due = self.phase == "collecting" and any(trigger.due for trigger in self.triggers)
         pending = counts.queued + (counts.waiting + counts.out if self.labels_come else 0)
-        return pending > 0 or self.phase in _WORKING or due
+        working = self.phase in _WORKING and not self.waits_for
+        return pending > 0 or working or due
 
 
 def read_status(
@@ -191,6 +193,7 @@ def _read(
         at=now,
         phase=state.phase if state is not None else "collecting",
         since=state.since if state is not None else now,
+        waits_for=str(state.data.get("waits_for") or "") if state is not None else "",
         samples=_counts(session, edges),
         triggers=list(progress),
         trainings=[TrainingStatus.model_validate(row, from_attributes=True) for row in session.scalars(trainings)],

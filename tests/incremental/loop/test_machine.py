@@ -9,6 +9,8 @@ from sqlalchemy import func, select
 from solar_corona.core.errors import RefusedRequestError
 from solar_corona.core.hub_messages import ModelOffer
 from solar_corona.core.security import is_signed
+from solar_corona.incremental.loop.registry import serving_version
+from solar_corona.incremental.loop.status import read_status
 from solar_corona.incremental.tables import ConsumedLabel, Edge, TrainingRun
 
 
@@ -99,6 +101,9 @@ def test_with_too_few_labels_the_candidate_waits_and_the_page_says_for_how_many(
     waits = [why for what, why in world.decisions() if what == "waits-for-labels"]
     assert len(waits) == 1
     assert "label 50 more random samples" in waits[0]
+    status = read_status(world.hub, world.loop.progress(), labels_come=False)
+    assert status.waits_for == waits[0]
+    assert not status.goes_on
     world.clock.now += 10
     world.add(200)
     # The cool-down keeps a newer training from starting first.
@@ -241,12 +246,26 @@ def test_labels_that_come_late_take_a_worse_candidate_back(canary):
 
 def test_a_canary_that_is_away_is_replaced_by_an_edge_that_is_there(canary):
     world = canary()
-    world.loop.step()
-    world.clock.now += 400
-    world.edge("e2")
+    for _ in range(7):
+        world.loop.step()
+        world.clock.now += 55
+        world.edge("e2")
+        assert wants(world) == {"e1": (2, 1), "e2": (None, None)}
     world.loop.step()
     assert wants(world) == {"e1": (None, None), "e2": (2, 1)}
     assert world.decisions()[-1][0] == "canary-replaced"
+
+
+def test_edges_get_time_to_come_back_after_the_hub_was_away(canary):
+    world = canary()
+    world.loop.step()
+    world.clock.now += 86_400
+    world.loop = world.fresh()
+    for _ in range(3):
+        world.edge("e2")  # it is faster than the canary
+        world.loop.step()
+        world.clock.now += 30
+    assert wants(world) == {"e1": (2, 1), "e2": (None, None)}
 
 
 def test_an_operator_decides_where_the_job_says_pause(canary):
@@ -319,3 +338,24 @@ def test_a_version_that_most_edges_cannot_load_is_taken_back_after_promotion(mak
         world.edge(edge, active=1, error={"version": 2, "error": "no memory"})
     world.until("collecting")
     assert world.version(2).state == "rolled-back"
+
+
+def test_a_version_that_is_promoted_while_the_clock_is_set_back_is_the_one_in_use(make_world):
+    world = make_world(rollout={"canary": 0})
+    world.follow()
+    world.add(160)
+    world.until("evaluating")
+    world.clock.now -= 86_400
+    world.until("promoting")
+    assert world.hub.database.read(serving_version).version == 2
+
+
+def test_a_training_that_waits_for_labels_is_not_due_and_one_that_waits_for_its_time_is(make_world):
+    world = make_world(trigger={"any": [{"manual": True}], "minLabels": 3, "cooldown": 60})
+    world.loop.step()
+    world.loop.commands.carry_out("train")
+    rule, waits = world.loop.progress()
+    assert (rule.due, waits.text) == (False, "a training needs 3 new labels, and there are 0")
+    world.add(3)
+    (rule,) = world.loop.progress()
+    assert rule.due

@@ -48,7 +48,7 @@ solar_corona.save_model(Saved(), metrics={"accuracy": 0.5})
 """
 
 
-def until(condition, seconds=60.0):
+def until(condition, seconds=20.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -62,7 +62,7 @@ def served(canary):
     world = canary()
     service = LoopService(world.hub, world.loop, labelling=lambda: "", labels_come=False)
     app = create_app(world.hub, Accounts(ADMIN, {"e1": EDGE}), extensions=[service])
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
     thread = threading.Thread(target=server.run)
     thread.start()
     until(lambda: server.started)

@@ -12,10 +12,10 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 __all__ = ["Circuit", "EdgeStatistics", "Latencies", "Recorder", "Source", "SourceStatistics", "statistics_file"]
 
@@ -24,6 +24,7 @@ Circuit = Literal["closed", "half-open", "open"]
 
 _log = logging.getLogger(__name__)
 _EVERY = 1.0
+_WORSE: Sequence[Circuit] = ("closed", "half-open", "open")
 _LONGEST_TROUBLE = 500
 # Buckets of 5 %, from 1 µs to about 10 minutes.
 _FIRST, _STEP, _BUCKETS = 1e-6, math.log(1.05), 416
@@ -55,6 +56,11 @@ class Latencies:
         place = int(math.log(seconds / _FIRST) / _STEP) if seconds > _FIRST else 0
         self._buckets[min(place, _BUCKETS - 1)] += times
         self.count += times
+
+    def include(self, other: Latencies) -> None:
+        """Count what another one counted."""
+        self.count += other.count
+        self._buckets = [own + theirs for own, theirs in zip(self._buckets, other._buckets, strict=True)]
 
     def quantile(self, share: float) -> float | None:
         """Return the duration in seconds that `share` of all do not exceed; None without any."""
@@ -141,10 +147,14 @@ class Recorder:
     edge
         The edge's name.
     path
-        Where to leave snapshots, about one a second while something happens; None keeps them here.
+        Where to leave snapshots, about one a second while something happens; None keeps them here. What recorders of
+        one process have the same path, as in a script with two models, leave there what they counted together.
     algorithm
         What decides on uploads, for the snapshot.
     """
+
+    _of_path: ClassVar[dict[Path, list[Recorder]]] = {}
+    _writing: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, edge: str, path: Path | None = None, *, algorithm: Mapping[str, Any] | None = None) -> None:
         self._edge, self._path, self._algorithm = edge, path, dict(algorithm or {})
@@ -201,18 +211,43 @@ class Recorder:
                 bytes_up=self._bytes_up,
                 bytes_down=self._bytes_down,
                 circuit=self._circuit,
-                sources={
-                    source: SourceStatistics(
-                        answers=found.count, p50_ms=_ms(found.quantile(0.5)), p99_ms=_ms(found.quantile(0.99))
-                    )
-                    for source, found in self._latencies.items()
-                },
+                sources={source: _as_told(found) for source, found in self._latencies.items()},
                 model=self._model,
                 deep_model=self._deep_model,
                 algorithm=self._algorithm,
                 trouble=self._trouble,
                 updated=time.time(),
             )
+
+    @classmethod
+    def _together(cls, recorders: Sequence[Recorder]) -> EdgeStatistics:
+        """Return what the recorders of one script counted, as one snapshot."""
+        found = [recorder.snapshot() for recorder in recorders]
+        if len(found) == 1:
+            return found[0]
+        latencies: dict[Source, Latencies] = {"edge": Latencies(), "cloud": Latencies()}
+        for recorder in recorders:
+            recorder.add_to(latencies)
+        return replace(
+            found[-1],
+            frames=sum(each.frames for each in found),
+            seconds=max(each.seconds for each in found),
+            uploads=sum(each.uploads for each in found),
+            degraded=sum(each.degraded for each in found),
+            bytes_up=sum(each.bytes_up for each in found),
+            bytes_down=sum(each.bytes_down for each in found),
+            circuit=max((each.circuit for each in found), key=_WORSE.index),
+            sources={source: _as_told(whole) for source, whole in latencies.items()},
+            model=", ".join(dict.fromkeys(each.model for each in found if each.model)),
+            deep_model=", ".join(dict.fromkeys(each.deep_model for each in found if each.deep_model)),
+            trouble=next((each.trouble for each in found if each.trouble), ""),
+        )
+
+    def add_to(self, whole: Mapping[Source, Latencies]) -> None:
+        """Count this one's durations in `whole` too."""
+        with self._lock:
+            for source, own in self._latencies.items():
+                whole[source].include(own)
 
     def close(self) -> None:
         """Leave the last snapshot."""
@@ -225,6 +260,8 @@ class Recorder:
 
     def _start(self) -> None:
         if self._path is not None:
+            with self._writing:
+                self._of_path.setdefault(self._path, []).append(self)
             self._writer = threading.Thread(target=self._write_often, name="inference-statistics", daemon=True)
             self._writer.start()
             atexit.register(self.close)
@@ -238,11 +275,17 @@ class Recorder:
         temporary = self._path.with_suffix(".tmp")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            # Not synced to the disk: after a power cut the last second's numbers are of no use to anybody.
-            temporary.write_text(json.dumps(asdict(self.snapshot()), default=str), encoding="utf-8")
-            temporary.replace(self._path)
+            with self._writing:
+                found = self._together(self._of_path[self._path])
+                # Not synced to the disk: after a power cut the last second's numbers are of no use to anybody.
+                temporary.write_text(json.dumps(asdict(found), default=str), encoding="utf-8")
+                temporary.replace(self._path)
         except OSError as error:
             _log.warning("%s: statistics cannot be written (%s); answers go on", self._path, error.strerror)
+
+
+def _as_told(found: Latencies) -> SourceStatistics:
+    return SourceStatistics(answers=found.count, p50_ms=_ms(found.quantile(0.5)), p99_ms=_ms(found.quantile(0.99)))
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from importlib import import_module
 from typing import Any
 
@@ -33,7 +35,7 @@ class CallableEndpoint:
 
     def __init__(self, function: Callable[[Any], Any], *, name: str = "") -> None:
         self._function, self._name = function, name or getattr(function, "__qualname__", type(function).__name__)
-        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="solar-corona-deep-model")
+        self._threads = _Threads(self._function)
 
     def describe(self, *, deadline: float) -> Description:
         """Return nothing: a function says nothing of what it takes, and gets what the shallow model gets."""
@@ -44,7 +46,7 @@ class CallableEndpoint:
         """Return the outputs for a batch; what the function raises is a `TemporaryError`."""
         del encodings
         given: Any = next(iter(inputs.values())) if len(inputs) == 1 else dict(inputs)
-        work = self._threads.submit(self._function, given)
+        work = self._threads.submit(given)
         try:
             found = work.result(timeout=deadline)
         except TimeoutError as error:
@@ -61,7 +63,42 @@ class CallableEndpoint:
 
     def close(self) -> None:
         """Let its threads end."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+
+
+class _Threads:
+    """Calls a function on up to four threads; one that hangs in it does not keep the process from ending."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._queue: queue.SimpleQueue[tuple[Future[Any], Any] | None] = queue.SimpleQueue()
+        self._lock, self._started, self._free = threading.Lock(), 0, 0
+
+    def submit(self, given: Any) -> Future[Any]:
+        work: Future[Any] = Future()
+        with self._lock:
+            self._free -= 1
+            if self._free < 0 and self._started < _AT_ONCE:
+                self._started, self._free = self._started + 1, self._free + 1
+                threading.Thread(target=self._work, name="solar-corona-deep-model", daemon=True).start()
+        self._queue.put((work, given))
+        return work
+
+    def close(self) -> None:
+        with self._lock:
+            for _ in range(self._started):
+                self._queue.put(None)
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, given = item
+            if work.set_running_or_notify_cancel():
+                try:
+                    work.set_result(self._function(given))
+                except BaseException as error:  # noqa: BLE001  # who waits for it gets it
+                    work.set_exception(error)
+            with self._lock:
+                self._free += 1
 
 
 def named_callable(name: str) -> CallableEndpoint:

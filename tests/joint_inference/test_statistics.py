@@ -98,6 +98,24 @@ def test_an_algorithm_that_describes_itself_in_no_json_does_not_stop_the_statist
     assert said["algorithm"] == {"name": "own", "pairs": "{frozenset({1, 2})}"}
 
 
+def test_two_models_of_one_script_are_counted_together(tmp_path):
+    path = statistics_file(tmp_path, "a")
+    first, second = (Recorder("a", path) for _ in range(2))
+    first.told(model="cars", circuit="open", trouble="away")
+    for _ in range(300):
+        first.answered("edge", 0.001)
+    second.told(model="plates")
+    second.answered("cloud", 0.1)
+    second.uploaded(bytes_up=10, bytes_down=5)
+    for recorder in (first, second):
+        recorder.close()
+    said = json.loads(path.read_text())
+    assert (said["frames"], said["uploads"], said["bytes_up"], said["bytes_down"]) == (301, 1, 10, 5)
+    assert (said["circuit"], said["trouble"], said["model"]) == ("open", "away", "cars, plates")
+    assert said["sources"]["edge"]["answers"] == 300
+    assert said["sources"]["cloud"]["p50_ms"] == pytest.approx(100, rel=0.05)
+
+
 def test_a_folder_that_cannot_be_written_is_told_and_stops_nothing(tmp_path, caplog):
     (tmp_path / "edges").write_text("a file where a folder should be")
     recorder = Recorder("a", statistics_file(tmp_path, "a"))

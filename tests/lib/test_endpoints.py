@@ -8,10 +8,13 @@ import json
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -421,6 +424,39 @@ def test_a_function_that_raises_or_hangs_is_a_fault():
     over.set()
     with pytest.raises(TemporaryError, match="mine returned what is no array"):
         CallableEndpoint(lambda batch: [[1, 2], [3]], name="mine").infer(BATCH, deadline=5)
+
+
+def test_a_function_that_hangs_does_not_keep_the_process_from_ending():
+    script = """
+import threading
+from solar_corona.core.errors import TemporaryError
+from solar_corona.lib.endpoints.callable_endpoint import CallableEndpoint
+try:
+    CallableEndpoint(lambda batch: threading.Event().wait()).infer({"x": 1}, deadline=0.05)
+except TemporaryError:
+    print("goes on")
+"""
+    ran = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=20)
+    assert (ran.returncode, ran.stdout) == (0, "goes on\n")
+
+
+def test_a_function_is_called_from_four_threads_at_most():
+    together, most, lock, release = 0, 0, threading.Lock(), threading.Event()
+
+    def counts(batch):
+        nonlocal together, most
+        with lock:
+            together += 1
+            most = max(most, together)
+        release.wait(0.05)
+        with lock:
+            together -= 1
+        return batch
+
+    with closing(CallableEndpoint(counts)) as endpoint, ThreadPoolExecutor(12) as callers:
+        answers = list(callers.map(lambda _: endpoint.infer(BATCH, deadline=10), range(24)))
+    assert len(answers) == 24
+    assert most == 4
 
 
 class Flaky:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from solar_corona.incremental.choosing import Choice, Pool, choose, margins, unlearned_classes
 
@@ -136,7 +137,8 @@ def needed(curve: NDArray[np.float64], accuracy: float) -> float:
     >>> needed(np.array([0.5, 0.6, 0.7]), 0.65)
     150.0
     """
-    rising = np.maximum.accumulate(curve) + 1e-9 * np.arange(len(curve))
+    # More labels are no worse: what is falling is chance, and is evened out.
+    rising = isotonic_regression(curve).x + 1e-9 * np.arange(len(curve))
     return float(np.interp(accuracy, rising, LABELS * np.arange(len(curve))))
 
 

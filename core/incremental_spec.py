@@ -155,8 +155,8 @@ class TriggerRule(Part):
     schedule: str | None = Field(default=None, description="Times in cron's form, in UTC, such as '0 3 * * *'.")
     drift: PluginName | None = Field(
         default=None,
-        description="`adwin` on confidence, `cusum` of errors on the labels of random samples, `both`, or "
-        "`module:Class`.",
+        description="`ranks` or `adwin` on confidence, `cusum` of errors on the labels of random samples, `both` (ranks and "
+        "cusum), or `module:Class`.",
     )
     accuracy_below: float | None = Field(
         default=None, gt=0, le=1, description="Accuracy on the latest 200 labels of random samples."
@@ -237,9 +237,15 @@ class Gate(Part):
     metric: Literal["accuracy"] = Field(default="accuracy", description="What is compared.")
     min_gain: float = Field(default=0.0, ge=-1, le=1, description="Gain on new samples, at least.")
     margin: float = Field(
-        default=0.01, ge=0, le=1, description="Loss on new samples that chance may hide, with 80 % confidence."
+        default=0.01,
+        ge=0,
+        le=1,
+        description="Loss on new samples that few labels may hide; over all samples twice as much is excluded, with "
+        "99.5 % confidence.",
     )
-    old_margin: float = Field(default=0.02, ge=0, le=1, description="The same on old samples.")
+    old_margin: float = Field(
+        default=0.02, ge=0, le=1, description="Loss on old samples, at most; twice as much is excluded."
+    )
     per_class: Literal["mcnemar", "none"] = Field(
         default="mcnemar", description="No class may fall by more than 5 points beyond what chance explains."
     )

@@ -155,7 +155,7 @@ class TriggerRule(Part):
     schedule: str | None = Field(default=None, description="Times in cron's form, in UTC, such as '0 3 * * *'.")
     drift: PluginName | None = Field(
         default=None,
-        description="`ranks` or `adwin` on confidence, `cusum` of errors on the labels of random samples, `both` (ranks and "
+        description="`ranks` or `adwin` on confidence, `cusum` of errors on labels of random samples, `both` (ranks and "
         "cusum), or `module:Class`.",
     )
     accuracy_below: float | None = Field(

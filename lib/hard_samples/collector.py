@@ -10,16 +10,13 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..confidences import max_confidence
 from ..sample_coding import SampleForm
 from ..sample_records import Reason
 from ..scores import Scores
 from .budget import Budget
 from .detector import HardSampleDetector, Seen, Verdict
-from .kept_sample import KeptSample, own_copy, plain_prediction, probabilities_of, size_of
+from .kept_sample import KeptSample, own_copy, plain_prediction, size_of
 from .near_duplicates import NearDuplicates
 from .sender import Sender
 from .subjects import current_subject
@@ -177,8 +174,8 @@ class Collector:
             confidence=_share(max_confidence(scores)) if scores is not None else None,
             hardness=_finite(verdict.hardness),
             prediction=plain_prediction(result, scores),
-            probabilities=probabilities_of(scores),
-            embedding=_rounded(seen.embedding),
+            scores=scores,
+            embedding=seen.embedding,
             subject=current_subject(),
             size=size_of(sample),
         )
@@ -210,7 +207,3 @@ def _finite(value: float | None) -> float | None:
     if value is None or math.isnan(value):
         return None
     return round(min(max(float(value), -1e30), 1e30), _DIGITS)
-
-
-def _rounded(values: NDArray[np.float32]) -> list[float]:
-    return [float(f"{value:.5g}") for value in values.tolist()]

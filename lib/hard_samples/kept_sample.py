@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..sample_coding import CodedSample, SampleForm, encode_sample
 from ..sample_records import Reason, SampleRecord, sample_id_of
@@ -34,8 +35,12 @@ class KeptSample:
         A copy of its own: the script may use its buffer anew.
     form
         How it is written.
-    edge, model, taken_at, reason, confidence, hardness, prediction, probabilities, embedding, subject
+    edge, model, taken_at, reason, confidence, hardness, prediction, embedding, subject
         See `SampleRecord`.
+    scores
+        What the model is sure of; a classifier's are the record's probabilities.
+    size
+        About how many bytes of memory it takes.
     """
 
     sample: Any
@@ -47,8 +52,8 @@ class KeptSample:
     confidence: float | None = None
     hardness: float | None = None
     prediction: Any = None
-    probabilities: list[float] | None = None
-    embedding: list[float] | None = None
+    scores: Scores | None = None
+    embedding: NDArray[np.float32] | None = None
     subject: str | None = None
     size: int = 0
     _coded: CodedSample | None = field(default=None, repr=False)
@@ -98,8 +103,8 @@ class KeptSample:
             confidence=self.confidence,
             hardness=self.hardness,
             prediction=self.prediction,
-            probabilities=self.probabilities,
-            embedding=self.embedding,
+            probabilities=probabilities_of(self.scores),
+            embedding=None if self.embedding is None else [float(f"{value:.5g}") for value in self.embedding.tolist()],
             subject=self.subject,
         )
         return record, coded.content

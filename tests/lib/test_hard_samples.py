@@ -233,12 +233,13 @@ def kept(sample, **known):
 
 def test_a_kept_sample_travels_with_all_that_is_known_of_it():
     one = kept(
-        np.zeros((9, 9, 3), np.uint8), confidence=0.5, hardness=0.25, prediction=3, probabilities=[0.5, 0.5],
-        embedding=[1.0, 2.0], subject="s",
+        np.zeros((9, 9, 3), np.uint8), confidence=0.5, hardness=0.25, prediction=3, scores=Scores(np.array([0.5, 0.5])),
+        embedding=np.array([1, 2], np.float32), subject="s",
     )  # fmt: skip
     ((record, content),) = unpack(pack([one.packed()]))
     assert (record.id, record.media_type, record.size) == (one.id, "image/png", len(content))
     assert (record.confidence, record.hardness, record.prediction, record.subject) == (0.5, 0.25, 3, "s")
+    assert (record.probabilities, record.embedding) == ([0.5, 0.5], [1.0, 2.0])
     assert (record.edge, record.model, record.reason) == ("e", 2, "hard")
 
 

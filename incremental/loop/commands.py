@@ -12,6 +12,7 @@ from ...core.errors import RefusedRequestError
 from ...core.tasks import TaskLauncher
 from ..hub.hub import Hub
 from ..tables import LoopState, ModelVersion
+from .evaluation import not_judged
 from .registry import serving_version
 from .rollout_steps import RolloutSteps
 from .standing import Standing, give_up_training, put
@@ -127,6 +128,6 @@ class Commands:
             give_up_training(session, row, why, standing=self._standing, triggers=self._triggers)
         elif phase == "evaluating" and row.candidate is not None:
             candidate = self._standing.version(session, row.candidate)
-            candidate.state, candidate.report = "refused", {"gate": {"passed": False, "reasons": [why]}}
+            candidate.state, candidate.report = "refused", not_judged(why)
         self._rollout.take_back(session, row, serving, why)
         return f"version {serving.version} is taken back"

@@ -29,7 +29,7 @@ from .evaluate import EvaluationTask, SampleEntry, Set, load_result
 from .registry import Registry
 from .trainings import Workplace
 
-__all__ = ["Evaluations", "GateSample", "Outcome", "gate_samples", "lacks"]
+__all__ = ["Evaluations", "GateSample", "Outcome", "gate_samples", "lacks", "not_judged"]
 
 _REFERENCE, _FEWEST_REFERENCE = 1_000, 200
 _OLD_FACTOR, _NEW_FACTOR = 2, 4
@@ -174,7 +174,9 @@ class Evaluations:
         """
         result, arrays = load_result(self._folder(candidate, attempt) / "result")
         if result.candidate_error:
-            return Outcome(GateVerdict(False, (_unusable(result.candidate_error),)))
+            return Outcome(
+                GateVerdict(False, (Check("loads", False, f"it cannot be loaded: {result.candidate_error}"),))
+            )
         sizes = [_size(self._registry.path_of(version)) for version in (serving, candidate)]
         spec = self._file.job.spec
         new, old = (_paired(arrays, name) for name in ("new", "old"))
@@ -302,5 +304,6 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _unusable(error: str) -> Check:
-    return Check("loads", False, f"it cannot be loaded: {error}")
+def not_judged(why: str) -> dict[str, Any]:
+    """Return the report on a candidate that the gate's rule never saw."""
+    return {"gate": GateVerdict(False, (Check("judged", False, why),)).as_json()}

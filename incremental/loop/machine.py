@@ -34,7 +34,7 @@ from ..tables import (
     TrainingRun,
 )
 from .commands import Commands
-from .evaluation import Evaluations, lacks
+from .evaluation import Evaluations, lacks, not_judged
 from .registry import Lineage, Registry, serving_version
 from .rollout import canaries_for
 from .rollout_steps import RolloutSteps
@@ -369,7 +369,7 @@ class Loop:
 
         def refuse(session: Session, row: LoopState) -> None:
             version = self._standing.version(session, candidate)
-            version.state, version.report = "refused", report or {"gate": {"passed": False, "reasons": [why]}}
+            version.state, version.report = "refused", report or not_judged(why)
             version.metrics = {**version.metrics, **(metrics or {})}
             self._standing.enter(row, "collecting")
             self._standing.decide(session, row, "refused", why, candidate)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report on a version: what the gate asked and found, and what canaries saw, as a page that needs nothing else."""
+"""Pages that need nothing else: what gate and canaries found of a version, and where the loop stands."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 from ...core.errors import RefusedRequestError
 from ..hub.hub import Hub
 from ..tables import Decision, ModelVersion
+from .status import LoopStatus
 
-__all__ = ["report_page"]
+__all__ = ["report_page", "status_page"]
 
 _DECISIONS = 50
 _SAYS = {
@@ -24,6 +25,13 @@ _SAYS = {
     "canary": "is tried on canaries",
     "promoted": "answers on all edges",
     "rolled-back": "was taken back",
+}
+_PHASES = {
+    "training": "training a candidate",
+    "evaluating": "judging a candidate",
+    "canary": "watching canaries",
+    "promoting": "sending a version to all edges",
+    "rolling-back": "taking a version back",
 }
 
 
@@ -38,11 +46,19 @@ def report_page(hub: Hub, version: int) -> str:
     found = hub.database.read(lambda session: _read(session, version))
     if found is None:
         raise RefusedRequestError(404, f"there is no version {version} of the model")
-    environment = Environment(
-        loader=PackageLoader("solar_corona.incremental.loop", "."), autoescape=True, undefined=StrictUndefined
-    )
+    return _environment().get_template("report.html").render(job=hub.settings.job, says=_SAYS, **found)
+
+
+def status_page(status: LoopStatus) -> str:
+    """Return the page that tells where a loop stands; it reads itself anew every five seconds."""
+    return _environment().get_template("hub.html").render(job=status.job, status=status, phases=_PHASES)
+
+
+def _environment() -> Environment:
+    loader = PackageLoader("solar_corona.incremental.loop", ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"time": _time, "share": _share}
-    return environment.get_template("report.html").render(job=hub.settings.job, says=_SAYS, **found)
+    return environment
 
 
 def _read(session: Session, version: int) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from ...core.errors import SolarCoronaError
 from ..hub.hub import Hub
 from ..hub.requests import Admin, Labeller, TheHub, read_message
 from .machine import Loop
-from .report import report_page
+from .report import report_page, status_page
 from .status import LoopStatus, read_status
 
 __all__ = ["LoopService"]
@@ -108,5 +108,10 @@ class LoopService:
         def report(version: int, account: Labeller, hub: TheHub) -> HTMLResponse:
             del account
             return HTMLResponse(report_page(hub, version), headers={"content-security-policy": _POLICY})
+
+        @router.get("/hub")
+        def page(admin: Admin) -> HTMLResponse:
+            del admin
+            return HTMLResponse(status_page(self.status()), headers={"content-security-policy": _POLICY})
 
         return router

@@ -10,6 +10,7 @@ from solar_corona.core.errors import RefusedRequestError
 from solar_corona.core.hub_messages import ModelOffer
 from solar_corona.core.security import is_signed
 from solar_corona.incremental.loop.registry import serving_version
+from solar_corona.incremental.loop.report import report_page
 from solar_corona.incremental.loop.status import read_status
 from solar_corona.incremental.tables import ConsumedLabel, Edge, TrainingRun
 
@@ -359,3 +360,39 @@ def test_a_training_that_waits_for_labels_is_not_due_and_one_that_waits_for_its_
     world.add(3)
     (rule,) = world.loop.progress()
     assert rule.due
+
+
+def test_an_operator_who_pauses_in_the_middle_of_a_step_is_heard(world):
+    world.tasks.by_itself = False
+    world.add(40)
+    world.until("training")
+    world.loop.step()
+    world.tasks.end("training-1-1")
+    look = world.tasks.state
+
+    def meanwhile(name):
+        found = look(name)
+        world.tasks.state = look
+        world.loop.commands.carry_out("pause")
+        return found
+
+    world.tasks.state = meanwhile
+    assert world.loop.step() == "paused"
+    assert world.version(2) is None
+    world.loop.commands.carry_out("resume")
+    world.until("evaluating")
+    assert world.version(2).version == 2
+
+
+def test_a_candidate_that_could_not_be_judged_has_a_page_that_says_why(world):
+    world.follow()
+    world.add(160)
+    world.tasks.by_itself = False
+    world.until("training")
+    world.loop.step()
+    world.tasks.end("training-1-1")
+    world.until("evaluating")
+    world.loop.step()
+    world.tasks.end("evaluation-2-1", error="ValueError: no such layer")
+    world.until("collecting")
+    assert "it could not be evaluated: ValueError: no such layer" in report_page(world.hub, 2)

@@ -89,13 +89,17 @@ def test_status_commands_and_reports_are_served_to_the_operator_alone(served):
     assert page.status_code == 200
     assert "99.5 % confidence" in page.text
     assert client.get("/report/9").status_code == 404
+    page = client.get("/hub")
+    assert page.status_code == 200
+    assert "The loop is watching canaries" in page.text
+    assert "0 of 40 new labels" in page.text
     answer = client.post("/v1/loop/rollback", json={"why": "a customer called"})
     assert answer.json() == {"said": "version 2 is taken back"}
     assert "a customer called" in status().decisions[0].why
     assert client.post("/v1/loop/fly", json={}).status_code == 404
     assert client.post("/v1/loop/resume", json={}).status_code == 409
     del client.headers["authorization"]
-    for path in ("/v1/status", "/report/2"):
+    for path in ("/v1/status", "/report/2", "/hub"):
         assert client.get(path).status_code == 401
         assert client.get(path, headers={"authorization": f"Bearer {EDGE}"}).status_code == 403
     assert client.post("/v1/loop/train", json={}, headers={"authorization": f"Bearer {EDGE}"}).status_code == 403

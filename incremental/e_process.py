@@ -36,7 +36,7 @@ _ALPHA = {
     "errors": 0.001,
     "latency": 0.001,
 }
-_DISAGREEMENT, _LOW_CONFIDENCE, _PAIRED_CONFIDENCE, _SHARES = 0.04, 0.03, 0.04, 0.03
+_DISAGREEMENT, _LOW_CONFIDENCE, _PAIRED_CONFIDENCE, _SHARES = 0.04, 0.03, 0.03, 0.03
 _CLIP = 0.25
 _ERROR_RATE, _SLOW_SHARE, _LOW_QUANTILE = 0.01, 0.5, 0.10
 
@@ -257,7 +257,7 @@ class CanaryWatch:
 
     Each of these may raise an alarm, and all together do so by chance in 1 % of the candidates at most, if canaries
     see what the gate saw: disagreement 4 points above the reference's, low confidence 3 points more frequent beside
-    the serving model's, confidence .04 away from where it was beside the serving model's, a class given 3 points more
+    the serving model's, confidence .03 away from where it was beside the serving model's, a class given 3 points more
     or less frequently beside the serving model's answers, errors in over 1 % of the samples, and most inferences
     slower than is allowed. Where the reference is of few samples, three of its standard errors stand for these
     tolerances if they are more. As all but errors compare both models on the same sample, an edge that merely sees

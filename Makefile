@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UV := $(BIN)/uv
 READY := $(VENV)/.ready
+# Test files that run at the same time; 0 runs them one after the other.
+TESTERS ?= 2
 BACKENDS := $(VENV)/.backends
 export FLWR_TELEMETRY_ENABLED := 0
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -51,7 +53,7 @@ test: $(BACKENDS) lint unit docs-check ## Run all checks: lint, types, tests wit
 .PHONY: unit
 unit: $(BACKENDS) ## Run the tests alone; ARGS='-k name' picks some
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --fail-under=85
 

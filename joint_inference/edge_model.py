@@ -199,16 +199,36 @@ class EdgeModel:
         at_once
             Frames that the deep model is asked about at the same time at most; while so many are under way, the
             shallow model answers.
+
+        Raises
+        ------
+        ModelError
+            If `at_once` is no number from 1, or a frame is a batch of several samples.
+        Exception
+            What the camera raised, once all frames before it are answered.
         """
+        if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1:
+            raise ModelError(f"at_once is {at_once!r}, expected a whole number from 1")
         waiting: deque[Future[Inference]] = deque()
         under_way = threading.Semaphore(at_once)
+        gone: Exception | None = None
+        camera = iter(frames)
         with ThreadPoolExecutor(at_once, thread_name_prefix="solar-corona-upload") as uploads:
-            for frame in frames:
+            while True:
+                try:
+                    frame = next(camera)
+                except StopIteration:
+                    break
+                except Exception as error:  # noqa: BLE001 - it is raised again, behind the answers that are owed
+                    gone = error
+                    break
                 waiting.append(self._begin(frame, uploads, under_way))
                 while waiting and waiting[0].done():
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+        if gone is not None:
+            raise gone
 
     def close(self) -> None:
         """Leave the last statistics, close connections and free the model."""
@@ -230,6 +250,11 @@ class EdgeModel:
 
     def _begin(self, frame: Any, uploads: ThreadPoolExecutor, under_way: threading.Semaphore) -> Future[Inference]:
         shallow = self._think(frame)
+        if len(shallow.given) != 1:
+            raise ModelError(
+                f"a frame of the stream is a batch of {len(shallow.given)}; expected one sample a frame, predict and "
+                f"infer take batches"
+            )
         wanted = bool(shallow.hard)
         if wanted and under_way.acquire(blocking=False):
 

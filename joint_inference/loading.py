@@ -185,14 +185,20 @@ def _edge_model(
     document = context.current()
     endpoint = endpoint if endpoint is not None or document is None else document.deep_model
     deep = chosen = None
-    if endpoint is not None:
+    if endpoint is not None or algorithm is not None:
+        from .registry import choose
+
+        # Also where there is no deep model yet: what is wrong with it is told before the cloud is needed.
+        chosen = choose(algorithm, document.offload if document is not None else None, model=path)
+    if endpoint is None:
+        chosen = None
+    else:
         from ..lib.endpoints.opening import open_endpoint
         from .deep_model import DeepModel
         from .link import LinkBudget
-        from .registry import choose
 
-        chosen = choose(algorithm, document.offload if document is not None else None, model=path)
-        seconds = deadline or (document.deadline if document is not None else None) or _DEADLINE
+        of_job = document.deadline if document is not None else None
+        seconds = next((each for each in (deadline, of_job) if each is not None), _DEADLINE)
         link = LinkBudget(link_megabits) if link_megabits is not None else None
         deep = DeepModel(open_endpoint(endpoint), deadline=seconds, form=upload, link=link)
 

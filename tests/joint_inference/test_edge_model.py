@@ -339,3 +339,26 @@ def test_what_is_no_form_of_upload_is_told():
 def test_rows_of_several_lengths_are_told():
     with pytest.raises(ModelError, match="expected rows of one length"):
         edge_model(Cloud()).predict([[1, 2, 3], [4]])
+
+
+def test_a_stream_yields_what_it_owes_before_it_raises_what_the_camera_raised():
+    def camera():
+        yield from [SURE] * 5
+        raise OSError("the camera is gone")
+
+    stream, seen = streaming(lambda batch: batch).stream(camera()), 0
+    with pytest.raises(OSError, match="the camera is gone"):
+        for _ in stream:
+            seen += 1
+    assert seen == 5
+
+
+def test_a_batch_is_no_frame_of_a_stream():
+    with pytest.raises(ModelError, match="a batch of 2; expected one sample a frame"):
+        list(streaming(lambda batch: batch).stream([np.stack([SURE, SURE])]))
+
+
+@pytest.mark.parametrize("at_once", [0, -1, True, 1.5])
+def test_a_stream_needs_room_for_a_frame(at_once):
+    with pytest.raises(ModelError, match=r"at_once is .*expected a whole number from 1"):
+        list(streaming(lambda batch: batch).stream([SURE], at_once=at_once))

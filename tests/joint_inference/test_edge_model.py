@@ -346,11 +346,10 @@ def test_a_stream_yields_what_it_owes_before_it_raises_what_the_camera_raised():
         yield from [SURE] * 5
         raise OSError("the camera is gone")
 
-    stream, seen = streaming(lambda batch: batch).stream(camera()), 0
+    stream = streaming(lambda batch: batch).stream(camera())
+    assert len([next(stream) for _ in range(5)]) == 5
     with pytest.raises(OSError, match="the camera is gone"):
-        for _ in stream:
-            seen += 1
-    assert seen == 5
+        next(stream)
 
 
 def test_a_batch_is_no_frame_of_a_stream():

@@ -235,7 +235,9 @@ def test_labels_that_come_late_take_a_worse_candidate_back(canary):
     world.loop.step()
     assert world.phase == "canary"
     world.label(ids[:4], [1, 0, 2, 3])
-    world.loop.step()
+    for _ in range(3):
+        world.loop.step()
+        world.clock.now += 1
     assert world.phase == "canary"
     assert world.row.data["canary"]["labels"]["lost"] == 2
     world.label(ids, [1, 0, 2, 3] * 15)

@@ -149,8 +149,8 @@ class TriggerRule(Part):
     schedule: str | None = Field(default=None, description="Times in cron's form, in UTC, such as '0 3 * * *'.")
     drift: PluginName | None = Field(
         default=None,
-        description="`ranks` or `adwin` on confidence, `cusum` of errors on the labels of random samples, `both` (ranks and "
-        "cusum), or `module:Class`.",
+        description="`ranks` or `adwin` on confidence, `cusum` of errors on the labels of random samples, `both` of "
+        "ranks and cusum, or `module:Class`.",
     )
     accuracy_below: float | None = Field(
         default=None, gt=0, le=1, description="Accuracy on the latest 200 labels of random samples."

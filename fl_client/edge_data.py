@@ -7,13 +7,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import DatasetError, SpecError
+from ..core.named import imported
 from ..core.spec import Tasks
 from .loaders import Part
 
@@ -209,15 +209,5 @@ def named_division(name: str) -> Divide:
     SpecError
         If there is none of that name.
     """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(import_module(module), function)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise SpecError(
-            f"tasks.division is {name!r}, which cannot be loaded ({type(error).__name__}: {error}); "
-            f"expected module:function, with the module beside the script or installed"
-        ) from error
-    if not callable(found):
-        raise SpecError(f"tasks.division is {name!r}, which is no function; it is called with x and y")
-    return found  # type: ignore[no-any-return]
+    subject = f"tasks.division is {name!r}, which"
+    return imported(name, subject, error=SpecError, kind="function", hint="; it is called with x and y")

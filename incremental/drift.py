@@ -13,11 +13,10 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..core.errors import SpecError, WireError
+from ..core.named import known_or_imported
 
 __all__ = ["DETECTORS", "Adwin", "Both", "Cusum", "DriftDetector", "Kind", "Ranks", "create"]
 
@@ -382,7 +381,7 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> DriftDetector
     SpecError
         If there is none, or it does not take the options.
     """
-    make = DETECTORS.get(name) or _own(name)
+    make = known_or_imported(name, DETECTORS, "drift detector", error=SpecError, beside="the job file")
     try:
         made = make(**(options or {}))
     except (TypeError, ValueError) as error:
@@ -393,25 +392,3 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> DriftDetector
             f"load_state_dict(state)"
         )
     return made
-
-
-def _own(name: str) -> Callable[..., DriftDetector]:
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        near = get_close_matches(name, DETECTORS, n=1)
-        raise SpecError(
-            f"there is no drift detector {name!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"Known: {', '.join(DETECTORS)}, or module:Class"
-        )
-    try:
-        found = getattr(import_module(module), attribute)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise SpecError(
-            f"the drift detector {name!r} cannot be loaded ({type(error).__name__}: {error}); expected module:Class, "
-            f"with the module beside the job file or installed"
-        ) from error
-    if not callable(found):
-        raise SpecError(f"the drift detector {name!r} is no class")
-    return found  # type: ignore[no-any-return]

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
-from importlib import import_module
 from typing import Any
 
 from ..core.errors import ModelError
 from ..core.files import local_path, sha256_of
 from ..core.inference_spec import Offload
+from ..core.named import known_or_imported
 from .calibrated import Calibrated, calibration_file
 from .entropy import Entropy
 from .ibt import IBT
@@ -77,9 +76,7 @@ def create(name: str, options: Mapping[str, Any]) -> OffloadAlgorithm:
     ModelError
         If there is none, or it does not take the options.
     """
-    make = ALGORITHMS.get(name)
-    if make is None:
-        make = _own(name)
+    make = known_or_imported(name, ALGORITHMS, "offload algorithm", error=ModelError)
     try:
         made = make(**options)
     except TypeError as error:
@@ -87,25 +84,3 @@ def create(name: str, options: Mapping[str, Any]) -> OffloadAlgorithm:
     if not isinstance(made, OffloadAlgorithm):
         raise ModelError(f"{name} has not the methods decide(scores) and describe() of an offload algorithm")
     return made
-
-
-def _own(name: str) -> Callable[..., OffloadAlgorithm]:
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        near = get_close_matches(name, ALGORITHMS, n=1)
-        raise ModelError(
-            f"there is no offload algorithm {name!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"Known: {', '.join(ALGORITHMS)}, or module:Class"
-        )
-    try:
-        found = getattr(import_module(module), attribute)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise ModelError(
-            f"the offload algorithm {name!r} cannot be loaded ({type(error).__name__}: {error}); expected "
-            f"module:Class, with the module beside the script or installed"
-        ) from error
-    if not callable(found):
-        raise ModelError(f"the offload algorithm {name!r} is no class")
-    return found  # type: ignore[no-any-return]

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
-from importlib import import_module
 from typing import Any
 
 from ...core.errors import SolarCoronaError, SpecError
+from ...core.named import known_or_imported
 from .api import Api
 from .label_studio import LabelStudio
 from .page import Page
@@ -33,7 +32,7 @@ def create(name: str, options: Mapping[str, Any], setting: Setting) -> Labelling
     SpecError
         If there is none, or it does not take the options.
     """
-    make = SOURCES.get(name) or _own(name)
+    make = known_or_imported(name, SOURCES, "labelling source", error=SpecError, beside="the job file")
     try:
         made = make(setting, **options)
     except SolarCoronaError:
@@ -47,23 +46,3 @@ def create(name: str, options: Mapping[str, Any], setting: Setting) -> Labelling
     if not isinstance(made, LabellingSource):
         raise SpecError(f"{name} has not all of room, offer, withdraw, poll, status and close of a labelling source")
     return made
-
-
-def _own(name: str) -> Callable[..., LabellingSource]:
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        near = get_close_matches(name, SOURCES, n=1)
-        raise SpecError(
-            f"there is no labelling source {name!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"known are {', '.join(SOURCES)}, or module:Class"
-        )
-    try:
-        found: Callable[..., LabellingSource] = getattr(import_module(module), attribute)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise SpecError(
-            f"labelling source {name!r} cannot be loaded ({type(error).__name__}: {error}); expected module:Class, "
-            f"with the module beside the job file or installed"
-        ) from error
-    return found

@@ -8,7 +8,6 @@ Its word counts only where no person said anything, never for the gate's samples
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core.errors import ModelError, SolarCoronaError, SpecError
+from ...core.named import imported
 from ...lib.endpoints.callable_endpoint import named_callable
 from ...lib.endpoints.endpoint import Endpoint
 from ...lib.endpoints.http_client import HttpOptions
@@ -207,10 +207,5 @@ def _opened(endpoint: str, token_file: str | None) -> Endpoint:
 
 
 def _function(name: str) -> Callable[[Any], Any]:
-    module, _, attribute = name.partition(":")
-    try:
-        found: Callable[[Any], Any] = getattr(import_module(module), attribute)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise SpecError(f"labelling.options.pre is {name!r}, which cannot be loaded ({error})") from error
-    return found
+    subject = f"labelling.options.pre is {name!r}, which"
+    return imported(name, subject, error=SpecError, kind="function", beside="the job file")

@@ -10,7 +10,6 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ...core.errors import ExitCode, ModelError, SolarCoronaError, WireError
 from ...core.files import atomic_write, write_bytes_atomic
+from ...core.named import imported
 from ...core.run_folder import RunFolder
 from ...core.script_failure import failure_of
 from ...core.settings import quiet_engines
@@ -172,18 +172,9 @@ def _write(folder: Path, arrays: Mapping[str, NDArray[Any]], result: EvaluationR
 def _function(name: str | None, base: str) -> Callable[[Any], Any]:
     if name is None:
         return lambda sample: sample
-    module, _, attribute = name.partition(":")
     sys.path.insert(0, base)
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"spec.model.preFun names {name}, which is not there ({error}); put the module beside the job file"
-        ) from error
-    if not callable(found):
-        raise ModelError(f"spec.model.preFun names {name}, which is no function")
-    function: Callable[[Any], Any] = found
-    return function
+    subject = f"spec.model.preFun names {name}, which"
+    return imported(name, subject, error=ModelError, kind="function", beside="the job file")
 
 
 def _samples(task: EvaluationTask) -> tuple[dict[Set, list[tuple[Any, int]]], int]:

@@ -7,12 +7,12 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from ...core.errors import ModelError, SpecError, TemporaryError
+from ...core.errors import SpecError, TemporaryError
+from ...core.named import imported
 from ..tensors import Tensors
 from .endpoint import Description, Reply
 
@@ -107,19 +107,8 @@ def named_callable(name: str) -> CallableEndpoint:
     Raises
     ------
     SpecError
-        If there is none of that name.
-    ModelError
-        If it is no function.
+        If there is none of that name, or it is no function.
     """
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(import_module(module), function)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise SpecError(
-            f"endpoint.callable is {name!r}, which cannot be loaded ({type(error).__name__}: {error}); expected "
-            f"module:function, with the module beside the script or installed"
-        ) from error
-    if not callable(found):
-        raise ModelError(f"endpoint.callable is {name!r}, which is no function; it is called with a batch")
+    subject = f"endpoint.callable is {name!r}, which"
+    found = imported(name, subject, error=SpecError, kind="function", hint="; it is called with a batch")
     return CallableEndpoint(found, name=name)

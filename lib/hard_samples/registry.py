@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
-from importlib import import_module
+from collections.abc import Mapping
 from typing import Any
 
 from ...core.errors import ModelError
+from ...core.named import known_or_imported
 from .detector import HardSampleDetector
 
 __all__ = ["DEFAULT", "DETECTORS", "choose", "create"]
@@ -68,7 +67,7 @@ def create(name: str, options: Mapping[str, Any]) -> HardSampleDetector:
     ModelError
         If there is none, or it does not take the options.
     """
-    make = _imported(name)
+    make = known_or_imported(name, DETECTORS, "hard-sample detector", error=ModelError)
     try:
         made = make(**options)
     except TypeError as error:
@@ -76,26 +75,3 @@ def create(name: str, options: Mapping[str, Any]) -> HardSampleDetector:
     if not isinstance(made, HardSampleDetector):
         raise ModelError(f"{name} has not the methods judge(seen) and describe() of a hard-sample detector")
     return made
-
-
-def _imported(name: str) -> Callable[..., Any]:
-    place = DETECTORS.get(name, name)
-    module, colon, attribute = place.partition(":")
-    if not colon:
-        near = get_close_matches(name, DETECTORS, n=1)
-        raise ModelError(
-            f"there is no hard-sample detector {name!r}; "
-            + (f"did you mean {near[0]!r}? " if near else "")
-            + f"Known: {', '.join(DETECTORS)}, or module:Class"
-        )
-    try:
-        found = getattr(import_module(module), attribute)
-    except Exception as error:
-        # Whatever the user's module raises while it is imported.
-        raise ModelError(
-            f"the hard-sample detector {name!r} cannot be loaded ({type(error).__name__}: {error}); expected "
-            f"module:Class, with the module beside the script or installed"
-        ) from error
-    if not callable(found):
-        raise ModelError(f"the hard-sample detector {name!r} is no class")
-    return found  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from .durations import Duration
-from .inference_spec import CLOUD, ExternalEndpoint, InferenceEdge, Offload
+from .inference_spec import CLOUD, ExternalEndpoint, InferenceEdge, Offload, ScriptWorker
 from .spec_parts import DatasetSource, EnvName, ModelSource, Name, Parameter, Part, Resource, Security
 
 __all__ = [
@@ -66,18 +66,9 @@ class NamedModel(Part):
         return ModelSource(path=self.path, sha256=self.sha256)
 
 
-class InferenceWorker(Part):
+class InferenceWorker(ScriptWorker):
     """What runs on each edge."""
 
-    script: str | None = Field(
-        default=None, description="Python script that every edge runs; relative to the job file. Needed on a laptop."
-    )
-    image: str | None = Field(default=None, description="Container image. Needed on a cluster.")
-    command: list[str] | None = Field(default=None, description="Command; by default python and the script.")
-    env: dict[EnvName, str] = Field(default_factory=dict, description="Environment variables.")
-    parameters: dict[str, Parameter] = Field(
-        default_factory=dict, description="What `solar_corona.context.get_parameters` returns."
-    )
     edges: list[InferenceEdge] = Field(min_length=1, max_length=10_000, description="The edges.")
     endpoint: ExternalEndpoint | None = Field(
         default=None, description="A deep model that hard samples may be sent to while they are answered."

@@ -19,6 +19,7 @@ __all__ = [
     "JointInferenceSpec",
     "Offload",
     "Resources",
+    "ScriptWorker",
 ]
 
 CLOUD = "cloud"
@@ -38,8 +39,8 @@ class Offload(Part):
     )
 
 
-class EdgeWorker(Part):
-    """The worker of each edge: a script, the shallow model, and what decides on uploads."""
+class ScriptWorker(Part):
+    """A worker that runs a script of the user's."""
 
     script: str | None = Field(
         default=None, description="Python script that every edge runs; relative to the job file. Needed on a laptop."
@@ -50,6 +51,11 @@ class EdgeWorker(Part):
     parameters: dict[str, Parameter] = Field(
         default_factory=dict, description="What `solar_corona.context.get_parameters` returns."
     )
+
+
+class EdgeWorker(ScriptWorker):
+    """The worker of each edge: a script, the shallow model, and what decides on uploads."""
+
     model: str | ModelSource = Field(
         union_mode="left_to_right",
         description="The shallow model: a path or URL, `model:NAME` of a Model document, or a full source.",

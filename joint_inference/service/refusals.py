@@ -37,7 +37,7 @@ class Pacer:
         Seconds for which one is held at most.
     """
 
-    def __init__(self, rate: float = 50.0, burst: int = 20, longest: float = 2.0) -> None:
+    def __init__(self, rate: float = 30.0, burst: int = 20, longest: float = 4.0) -> None:
         self._step, self._slack, self._longest = 1 / rate, burst / rate, longest
         self._next = 0.0
 

@@ -2,6 +2,7 @@
 """The second half of `make demo`: runs this example's job, and draws how its model got bad and was repaired."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,8 @@ def main():
 
 
 if __name__ == "__main__":
+    # TensorFlow's start-up chatter would hide what is shown.
+    os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
     try:
         main()
     except KeyboardInterrupt:

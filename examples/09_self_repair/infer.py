@@ -25,6 +25,7 @@ model = solar_corona.load_model(
     solar_corona.context.get_model_path(), hard_sample_detection=solar_corona.incremental.Mixed()
 )
 pause, right, corrections = 1 / parameters("samples_per_second"), deque(maxlen=100), deque()
+repaired = 0
 with (
     np.load(parameters("stream")) as stream,
     Path(f"data/{solar_corona.context.get_edge_name()}.csv").open("w") as curve,
@@ -39,6 +40,9 @@ with (
                 solar_corona.incremental.report_label(sample_id, right_digit)
         if number % 20 == 19:
             print(
-                f"{time.time():.2f},{number + 1},{answer.model},{sum(right) / len(right):.3f}", file=curve, flush=True
+                f"{time.time():.2f},{number + 1},{model.version},{sum(right) / len(right):.3f}", file=curve, flush=True
             )
+        repaired += model.version > 1
+        if repaired == parameters("enough"):
+            break
         time.sleep(pause)

@@ -136,7 +136,7 @@ def _play(block: Block, folder: Path) -> None:
     commands = block.commands
     assert commands, f"{block.where}: a console block without a line that begins with '$ '"
     script = "\n".join(f"echo {marker}\n{command}" for command, _ in commands)
-    outputs = shell(script, folder).split(f"{marker}\n")[1:]
+    outputs = shell(script, folder, timeout=250).split(f"{marker}\n")[1:]
     for (command, shown), printed in zip(commands, outputs, strict=True):
         missing = _first_missing(shown, printed)
         assert missing is None, f"{block.where}: `{command}` printed no line like:\n{missing}\nbut:\n{printed}"

@@ -15,10 +15,10 @@ from solar_corona.core.job_file import read_any_job_file, read_job_file
 from solar_corona.tests.docs.pages import ROOT, copy_examples, shell
 
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("[0-9][0-9]_*") if (path / "job.yaml").is_file())
-SERVICES = [
-    n for n in EXAMPLES if read_any_job_file(ROOT / "examples" / n / "job.yaml").job.kind != "FederatedLearningJob"
-]
-TRAINED = [name for name in EXAMPLES if name not in SERVICES]
+KINDS = {name: read_any_job_file(ROOT / "examples" / name / "job.yaml").job.kind for name in EXAMPLES}
+# Example 09, an incremental learning job, is what the tutorial on it runs.
+SERVICES = [name for name, kind in KINDS.items() if kind == "JointInferenceService"]
+TRAINED = [name for name, kind in KINDS.items() if kind == "FederatedLearningJob"]
 _FEW_ROUNDS = "--set spec.aggregation.rounds=2"
 # The other examples are about something else than processes, so their edges may share one.
 _OWN_PROCESSES = ("01_digits", "05_own_trainable")

@@ -162,7 +162,7 @@ async def test_metadata_says_what_the_models_take(client):
     [
         ("nothing", _json(), {}, 404, "there is no model 'nothing'; there are: colours, lookup, slow, times, words"),
         ("times/versions/9", _json(), {}, 404, "no version '9'; it has: 1, 2"),
-        ("times", b"", {}, 400, "HTTP header|Inference-Header"),
+        ("times", b"", {}, 400, "the body is empty; expected a JSON object"),
         ("times", b"\x00garbage", {}, 400, "no JSON"),
         (
             "times",

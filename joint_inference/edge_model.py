@@ -281,15 +281,16 @@ class EdgeModel:
         scores: Sequence[Scores] = ()
         decisions = _NOBODY_DECIDES
         if self._algorithm is not None:
-            scores = [
-                self._model.scores_of(ran.outputs, place, of_sample(result, place, batch))
-                for place in range(len(batch))
-            ]
+            plain = self._model.plain_scores(ran.outputs) if self._post is None else None
+            scores = plain if plain is not None else self._scores(ran.outputs, result, batch)
             decisions = self._decide(scores)
         hard = [place for place, decision in enumerate(decisions) if decision is not None and decision.upload]
         return _Shallow(
             ran, result, scores, decisions, hard if self._deep is not None else (), time.perf_counter() - begin
         )
+
+    def _scores(self, outputs: Outputs, result: Any, batch: Given) -> Sequence[Scores]:
+        return [self._model.scores_of(outputs, place, of_sample(result, place, batch)) for place in range(len(batch))]
 
     def _decide(self, scores: Sequence[Scores]) -> Sequence[Decision | None]:
         assert self._algorithm is not None

@@ -88,10 +88,13 @@ def given(sample: Any, prepared: Any, specs: Sequence[TensorSpec]) -> Given:
     ModelError
         If it is no array at all, such as None from a camera that is gone, or rows of several lengths.
     """
-    if len(specs) == 1 and isinstance(prepared, np.ndarray) and prepared.ndim == len(specs[0].shape) - 1:
-        # One sample of the only input: what a camera gives, frame by frame.
-        value = _cast(prepared, specs[0].dtype)
-        return Given((sample,), {specs[0].name: value[None]}, single=True)
+    if len(specs) == 1 and isinstance(prepared, np.ndarray):
+        spec, missing = specs[0], len(specs[0].shape) - prepared.ndim
+        if missing == 1:
+            # One sample of the only input: what a camera gives, frame by frame.
+            return Given((sample,), {spec.name: _cast(prepared, spec.dtype)[None]}, single=True)
+        if missing == 0 and sample is prepared:
+            return Given(list(sample), {spec.name: _cast(prepared, spec.dtype)}, single=False)
     arrays = named_inputs(prepared, specs)
     single = all(len(array.shape) == len(spec.shape) - 1 for array, spec in zip(arrays.values(), specs, strict=False))
     if single:

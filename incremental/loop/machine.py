@@ -46,6 +46,7 @@ from .triggers import Triggers
 __all__ = ["Loop", "LoopParts"]
 
 _log = logging.getLogger(__name__)
+_GAINS = 2  # over all, and on new samples
 
 
 @dataclass(frozen=True)
@@ -345,7 +346,8 @@ class Loop:
             "reference": None if reference is None else reference.as_json(),
             "serving": self._standing.serving(),
         }
-        why = "; ".join(verdict.reasons)
+        # All that was asked is in the version's report; of what passed the gains say why.
+        why = "; ".join(verdict.reasons[:_GAINS] if verdict.passed else verdict.reasons)
         if not verdict.passed:
             self._refuse(seen, why, report, outcome.metrics)
             return

@@ -26,13 +26,13 @@ from solar_corona.incremental.gate_rule import Costs, Paired, judge
 from . import _report
 from ._data import add_data_option, load_fashion_mnist
 from ._report import Figure
-from ._small_net import SmallNet
+from ._small_net import SmallNet, batches_of
 
 Pixels = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 Change = Callable[[Pixels], Pixels]
 
-_STEPS, _LABELLED, _CLASSES = 600, 1_000, 10
+_STEPS, _BATCH, _LABELLED, _CLASSES = 600, 32, 1_000, 10
 _GATE, _WATCHED = 1_000, 2_000
 # What the study shows that neither unlabelled samples nor labels of honest ones tell.
 UNSEEN = ("backdoor", "overconfident")
@@ -107,7 +107,7 @@ def prepared(data: Any, seed: int) -> tuple[Data, SmallNet]:
         canary=mixed(held[0][_GATE : _GATE + 4_000]),
     )
     net = SmallNet((28, 28), _CLASSES, seed)
-    net.fit(net.seen(known.old[0]), known.old[1], steps=1_200, rng=rng, rate=2e-3)
+    net.fit(net.seen(known.old[0]), known.old[1], batches_of(len(known.old[1]), (1_200, _BATCH), rng), rate=2e-3)
     return known, net
 
 
@@ -126,7 +126,7 @@ def trained(
     rows = rng.permutation(len(data.old[0]))[: _LABELLED if replay else 0]
     x = np.concatenate([data.new[0], data.old[0][rows]])
     labels = np.concatenate([data.new[1] if y is None else y, data.old[1][rows]])
-    net.fit(net.seen(x if fed is None else fed(x)), labels, steps=steps, rng=rng)
+    net.fit(net.seen(x if fed is None else fed(x)), labels, batches_of(len(labels), (steps, _BATCH), rng))
     return net
 
 
@@ -172,8 +172,7 @@ def bad_candidates(serving: SmallNet, data: Data, seed: int) -> dict[str, Candid
     backdoor.fit(
         backdoor.seen(np.concatenate([marked_x, data.old[0][:_LABELLED]])),
         np.concatenate([marked_y, data.old[1][:_LABELLED]]),
-        steps=_STEPS,
-        rng=rng,
+        batches_of(2 * _LABELLED, (_STEPS, _BATCH), rng),
     )
     transposed, inverted = (lambda x: np.ascontiguousarray(x.transpose(0, 2, 1))), (lambda x: 255 - x)
     return {

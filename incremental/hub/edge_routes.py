@@ -30,6 +30,7 @@ from .contents import OffsetError
 from .hub import Hub
 from .ingest import Ingest
 from .labels import GivenLabel, LabelBook
+from .model_versions import serving_version
 from .requests import FromEdge, TheHub, read_body, read_message
 
 __all__ = ["orders_for", "router"]
@@ -135,14 +136,8 @@ def give_model(version: int, request: Request, edge: FromEdge, hub: TheHub) -> R
 
 def orders_for(session: Session, hub: Hub, edge: Edge) -> Orders:
     """Return what the hub wants of an edge: the version that the rollout chose for it, else the promoted one."""
-    promoted = (
-        select(ModelVersion)
-        .where(ModelVersion.state == "promoted")
-        .order_by(ModelVersion.promoted_at.desc(), ModelVersion.version.desc())
-        .limit(1)
-    )
     wanted = session.get(ModelVersion, edge.wanted_version) if edge.wanted_version is not None else None
-    wanted = wanted or session.scalars(promoted).first()
+    wanted = wanted or serving_version(session)
     shadow = session.get(ModelVersion, edge.shadow_version) if edge.shadow_version is not None else None
     count = session.scalar(select(func.count()).select_from(Edge)) or 1
     return Orders(

@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from ...core.errors import RefusedRequestError
 from ...core.tasks import TaskLauncher
 from ..hub.hub import Hub
+from ..hub.model_versions import serving_version
 from ..tables import LoopState, ModelVersion
 from .evaluation import not_judged
-from .registry import serving_version
 from .rollout_steps import RolloutSteps
 from .standing import Standing, give_up_training, put
 from .triggers import Triggers

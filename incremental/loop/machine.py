@@ -25,6 +25,7 @@ from ...core.tasks import TaskLauncher
 from ...lib.model_cards import read_card
 from ..hub.dataset_versions import DatasetVersions
 from ..hub.hub import Hub
+from ..hub.model_versions import serving_version
 from ..tables import (
     ConsumedLabel,
     DatasetVersionSample,
@@ -35,7 +36,7 @@ from ..tables import (
 )
 from .commands import Commands
 from .evaluation import Evaluations, lacks, not_judged
-from .registry import Lineage, Registry, serving_version
+from .registry import Lineage, Registry
 from .rollout import canaries_for
 from .rollout_steps import RolloutSteps
 from .standing import Standing, give_up_training, put

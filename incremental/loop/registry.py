@@ -21,7 +21,7 @@ from ...lib.verification import suffix_of, verified
 from ..hub.hub import Hub
 from ..tables import ModelVersion
 
-__all__ = ["Lineage", "Registry", "StoredModel", "serving_version"]
+__all__ = ["Lineage", "Registry", "StoredModel"]
 
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the same model gives the same bytes
 _MOST_FILES = 10_000
@@ -52,17 +52,6 @@ class Lineage:
     training: int | None = None
     dataset: int | None = None
     code: str | None = None
-
-
-def serving_version(session: Session) -> ModelVersion | None:
-    """Return the version that edges answer with unless a rollout says otherwise."""
-    query = (
-        select(ModelVersion)
-        .where(ModelVersion.state == "promoted")
-        .order_by(ModelVersion.promoted_at.desc(), ModelVersion.version.desc())
-        .limit(1)
-    )
-    return session.scalars(query).first()
 
 
 class Registry:

@@ -13,8 +13,8 @@ from ...core.errors import WireError
 from ...core.incremental_spec import Canary
 from ..e_process import Alarm
 from ..hub.hub import Hub
+from ..hub.model_versions import serving_version
 from ..tables import Edge, LoopState, ModelVersion
-from .registry import serving_version
 from .rollout import CanaryState, Rollout, call_back, canaries_for, send_to
 from .standing import Standing, put
 

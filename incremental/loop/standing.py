@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from ...core.errors import ModelError
 from ..hub.hub import Hub
+from ..hub.model_versions import serving_version
 from ..tables import ConsumedLabel, Decision, LoopState, ModelVersion, Phase, TrainingRun
-from .registry import serving_version
 from .triggers import Triggers
 
 __all__ = ["Change", "Standing", "give_up_training", "put"]

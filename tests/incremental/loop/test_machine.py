@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from solar_corona.core.errors import RefusedRequestError
 from solar_corona.core.hub_messages import ModelOffer
 from solar_corona.core.security import is_signed
-from solar_corona.incremental.loop.registry import serving_version
+from solar_corona.incremental.hub.model_versions import serving_version
 from solar_corona.incremental.loop.report import report_page
 from solar_corona.incremental.loop.status import read_status
 from solar_corona.incremental.tables import ConsumedLabel, Edge, TrainingRun

@@ -20,9 +20,9 @@ def imported(
     error: type[SolarCoronaError],
     kind: str = "Class",
     beside: str = "the script",
-    hint: str = "",
-) -> Callable[..., Any]:
-    """Return what `module:name` names.
+    trouble: str = "cannot be loaded",
+) -> Any:
+    """Return what `module:name` names, whatever it is.
 
     Parameters
     ----------
@@ -36,26 +36,23 @@ def imported(
         What is expected behind the colon.
     beside
         What the module has to stand beside.
-    hint
-        What else to say of something that cannot be called.
+    trouble
+        How messages say that it cannot be imported.
 
     Raises
     ------
     SolarCoronaError
-        Of the kind `error`: if it cannot be imported, or called.
+        Of the kind `error`: if it cannot be imported.
     """
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(import_module(module), attribute)
+        return getattr(import_module(module), attribute)
     except Exception as raised:
         # Whatever the user's module raises while it is imported.
         raise error(
-            f"{subject} cannot be loaded ({type(raised).__name__}: {raised}); expected module:{kind}, with the module "
+            f"{subject} {trouble} ({type(raised).__name__}: {raised}); expected module:{kind}, with the module "
             f"beside {beside} or installed"
         ) from raised
-    if not callable(found):
-        raise error(f"{subject} is no {kind.lower()}{hint}")
-    return found  # type: ignore[no-any-return]
 
 
 def known_or_imported(
@@ -82,7 +79,7 @@ def known_or_imported(
     Raises
     ------
     SolarCoronaError
-        Of the kind `error`: if there is none of that name, or it cannot be imported.
+        Of the kind `error`: if there is none of that name, or it cannot be imported or called.
     """
     found = known.get(name, name)
     if not isinstance(found, str):
@@ -94,4 +91,8 @@ def known_or_imported(
             + (f"did you mean {near[0]!r}? " if near else "")
             + f"Known: {', '.join(known)}, or module:Class"
         )
-    return imported(found, f"the {what} {name!r}", error=error, beside=beside)
+    subject = f"the {what} {name!r}"
+    made = imported(found, subject, error=error, beside=beside)
+    if not callable(made):
+        raise error(f"{subject} is no class")
+    return made  # type: ignore[no-any-return]

@@ -210,4 +210,7 @@ def named_division(name: str) -> Divide:
         If there is none of that name.
     """
     subject = f"tasks.division is {name!r}, which"
-    return imported(name, subject, error=SpecError, kind="function", hint="; it is called with x and y")
+    found = imported(name, subject, error=SpecError, kind="function")
+    if not callable(found):
+        raise SpecError(f"{subject} is no function; it is called with x and y")
+    return found  # type: ignore[no-any-return]

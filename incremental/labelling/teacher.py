@@ -208,4 +208,5 @@ def _opened(endpoint: str, token_file: str | None) -> Endpoint:
 
 def _function(name: str) -> Callable[[Any], Any]:
     subject = f"labelling.options.pre is {name!r}, which"
-    return imported(name, subject, error=SpecError, kind="function", beside="the job file")
+    found: Callable[[Any], Any] = imported(name, subject, error=SpecError, kind="function", beside="the job file")
+    return found

@@ -174,7 +174,10 @@ def _function(name: str | None, base: str) -> Callable[[Any], Any]:
         return lambda sample: sample
     sys.path.insert(0, base)
     subject = f"spec.model.preFun names {name}, which"
-    return imported(name, subject, error=ModelError, kind="function", beside="the job file")
+    found = imported(name, subject, error=ModelError, kind="function", beside="the job file", trouble="is not there")
+    if not callable(found):
+        raise ModelError(f"{subject} is no function")
+    return found  # type: ignore[no-any-return]
 
 
 def _samples(task: EvaluationTask) -> tuple[dict[Set, list[tuple[Any, int]]], int]:

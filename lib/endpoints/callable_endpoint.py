@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.errors import SpecError, TemporaryError
+from ...core.errors import ModelError, SpecError, TemporaryError
 from ...core.named import imported
 from ..tensors import Tensors
 from .endpoint import Description, Reply
@@ -107,8 +107,12 @@ def named_callable(name: str) -> CallableEndpoint:
     Raises
     ------
     SpecError
-        If there is none of that name, or it is no function.
+        If there is none of that name.
+    ModelError
+        If it is no function.
     """
     subject = f"endpoint.callable is {name!r}, which"
-    found = imported(name, subject, error=SpecError, kind="function", hint="; it is called with a batch")
+    found = imported(name, subject, error=SpecError, kind="function")
+    if not callable(found):
+        raise ModelError(f"{subject} is no function; it is called with a batch")
     return CallableEndpoint(found, name=name)

@@ -32,12 +32,11 @@ def test_a_wrong_name_is_told_with_the_nearest_and_all_that_there_are():
         ("json:nothing", "cannot be loaded (AttributeError"),
         (":f", "cannot be loaded (ValueError"),
         ("json:", "cannot be loaded (AttributeError"),
-        ("math:pi", "is no function; it is called with x"),
     ],
 )
 def test_what_cannot_be_used_is_told_with_what_was_expected(name, why):
     with pytest.raises(ModelError) as error:
-        imported(name, f"the thing {name!r}", error=ModelError, kind="function", hint="; it is called with x")
+        imported(name, f"the thing {name!r}", error=ModelError, kind="function")
     assert str(error.value).startswith(f"the thing {name!r} {why}")
 
 
@@ -46,3 +45,9 @@ def test_whatever_a_module_raises_is_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(SpecError, match=r"ZeroDivisionError.*beside the job file or installed"):
         imported("raises_at_once:f", "the thing", error=SpecError, beside="the job file")
+
+
+def test_what_cannot_be_called_makes_nothing():
+    with pytest.raises(SpecError) as error:
+        known_or_imported("math:pi", OURS, "thing", error=SpecError)
+    assert str(error.value) == "the thing 'math:pi' is no class"

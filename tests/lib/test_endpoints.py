@@ -544,7 +544,7 @@ def test_a_jobs_token_and_function_are_read(tmp_path):
     assert open_endpoint(DeepModel(callable="numpy:negative")).infer(BATCH, deadline=1).model == "numpy:negative"
     with pytest.raises(SpecError, match="cannot be loaded"):
         open_endpoint(DeepModel(callable="numpy:nothing"))
-    with pytest.raises(SpecError, match="no function"):
+    with pytest.raises(ModelError, match="no function"):
         open_endpoint(DeepModel(callable="numpy:pi"))
     (tmp_path / "token").write_text("two words")
     with pytest.raises(ModelError, match="holds no token"):

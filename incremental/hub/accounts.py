@@ -138,14 +138,6 @@ class Accounts:
             return None
         return Account("admin" if role == "admin" else "labeller", name, csrf=self._signed("csrf", text))
 
-    def link_key(self, sample: str, until: int) -> str:
-        """Return the signature of a link to one sample's content that is good until a time."""
-        return self._signed("content", f"{sample} {until}")
-
-    def is_link_key(self, sample: str, until: int, key: str, *, now: float) -> bool:
-        """Tell whether a link's signature is right, and its time not over."""
-        return until >= now and hmac.compare_digest(key.encode(), self.link_key(sample, until).encode())
-
     def webhook_secret(self, source: str) -> str:
         """Return what a labelling source sends along when it calls back."""
         return self._signed("webhook", source)

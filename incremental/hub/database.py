@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -21,7 +22,7 @@ from sqlalchemy.orm import Session
 
 from ...core.errors import PlatformError, SpecError, TemporaryError
 
-__all__ = ["Database", "migrations"]
+__all__ = ["Database", "insert_for", "migrations"]
 
 T = TypeVar("T")
 
@@ -140,6 +141,11 @@ class Database:
                 )
             command.upgrade(config, "head")
             connection.commit()
+
+
+def insert_for(session: Session) -> Callable[..., Any]:
+    """Return the `insert` of the session's database, which knows `on_conflict_do_nothing`."""
+    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
 
 
 def migrations(connection: Connection) -> Config:

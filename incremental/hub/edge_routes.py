@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy import func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -27,6 +24,7 @@ from ...core.hub_messages import (
 )
 from ..tables import Edge, ModelVersion, ObservationEntry
 from .contents import OffsetError
+from .database import insert_for
 from .hub import Hub
 from .ingest import Ingest
 from .labels import GivenLabel, LabelBook
@@ -166,7 +164,7 @@ def _heard(session: Session, message: Heartbeat, hub: Hub) -> Orders:
 
 
 def _observed(session: Session, edge: str, observations: list[Observation]) -> None:
-    insert: Callable[..., Any] = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    insert = insert_for(session)
     rows = [
         {
             "edge": edge,

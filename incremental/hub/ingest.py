@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import func, null, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from ...core.errors import DatasetError, RefusedRequestError
 from ...core.hub_messages import PIECE, Receipt, Receipts
 from ...lib.sample_records import SampleRecord, unpack
 from ..tables import GoneSample, LabelEntry, Sample
+from .database import insert_for
 from .hub import Hub, storable
 from .labels import settle
 from .media import check_content
@@ -193,7 +193,7 @@ def _insert(session: Session, records: Sequence[SampleRecord], hub: Hub) -> list
     now = hub.clock()
     ids = [record.id for record in records]
     gone = set(session.scalars(select(GoneSample.id).where(GoneSample.id.in_(ids))))
-    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    insert = insert_for(session)
     rows = {record.id: _row(record, now) for record in records if record.id not in gone}
     stored: set[str] = set()
     all_rows = list(rows.values())

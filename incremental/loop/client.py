@@ -71,19 +71,6 @@ class HubClient:
         except (httpx.HTTPError, ValidationError):
             return None
 
-    def asked_status(self) -> LoopStatus:
-        """Return where the loop stands.
-
-        Raises
-        ------
-        TemporaryError
-            If the hub does not answer.
-        """
-        found = self.status()
-        if found is None:
-            raise _no_answer(self._url, "no status came")
-        return found
-
     def command(self, command: Command, why: str = "") -> str:
         """Tell the loop what to do, and return what it says.
 
@@ -97,7 +84,10 @@ class HubClient:
         try:
             answer = self._http.post(f"/v1/loop/{command}", json={"why": why})
         except httpx.HTTPError as error:
-            raise _no_answer(self._url, str(error) or type(error).__name__) from error
+            raise TemporaryError(
+                f"the hub at {self._url} does not answer ({error or type(error).__name__}); is the job running? "
+                f"`solar-corona status` says"
+            ) from error
         try:
             told = answer.json()
         except ValueError:
@@ -113,7 +103,3 @@ class HubClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
-
-
-def _no_answer(url: str, why: str) -> TemporaryError:
-    return TemporaryError(f"the hub at {url} does not answer ({why}); is the job running? `solar-corona status` says")

@@ -18,9 +18,7 @@ from .rollout_steps import RolloutSteps
 from .standing import Standing, give_up_training, put
 from .triggers import Triggers
 
-__all__ = ["COMMANDS", "Commands"]
-
-COMMANDS = ("pause", "resume", "rollback", "train")
+__all__ = ["Commands"]
 
 
 class Commands:
@@ -55,7 +53,7 @@ class Commands:
         Parameters
         ----------
         name
-            One of `COMMANDS`.
+            `train`, `pause`, `resume` or `rollback`.
         why
             In the operator's words.
 
@@ -71,7 +69,7 @@ class Commands:
             "rollback": self._roll_back_now,
         }
         if name not in known:
-            raise RefusedRequestError(404, f"there is no command {name!r}; expected one of {', '.join(COMMANDS)}")
+            raise RefusedRequestError(404, f"there is no command {name!r}; expected one of {', '.join(sorted(known))}")
 
         def work(session: Session) -> tuple[str, Sequence[str]]:
             row = session.get(LoopState, 1, with_for_update=True)

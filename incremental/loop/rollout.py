@@ -17,7 +17,7 @@ from ..e_process import Alarm, CanaryReference, CanaryWatch, LabelWatch
 from ..tables import Edge, ObservationEntry, Sample
 from .audit import answer_of
 
-__all__ = ["CanaryState", "Rollout", "Watched", "call_back", "canaries_for", "holding", "send_to"]
+__all__ = ["CanaryState", "Rollout", "Watched", "call_back", "canaries_for", "load_trouble", "send_to"]
 
 _ROWS = 2_000
 _AWAY = 300.0
@@ -117,11 +117,6 @@ def call_back(session: Session) -> None:
     session.execute(update(Edge).values(wanted_version=None, shadow_version=None))
 
 
-def holding(session: Session, version: int) -> list[str]:
-    """Return the edges that a rollout wants a version of."""
-    return list(session.scalars(select(Edge.name).where(Edge.wanted_version == version).order_by(Edge.name)))
-
-
 class Rollout:
     """Watches canaries.
 
@@ -216,10 +211,18 @@ class Rollout:
 def _load_error(session: Session, version: int, samples: int) -> Alarm | None:
     """Return that an edge which was to try the candidate could not load it, and stayed on the version before."""
     for edge in session.scalars(select(Edge).where(Edge.wanted_version == version).order_by(Edge.name)):
-        models, worker = edge.heartbeat.get("models") or {}, edge.heartbeat.get("worker") or {}
-        for error in (models.get("error"), worker.get("load_error")):
-            if error and error.get("version") == version:
-                return Alarm("load", f"edge {edge.name} cannot load it: {error.get('error')}", samples)
+        error = load_trouble(edge, version)
+        if error is not None:
+            return Alarm("load", f"edge {edge.name} cannot load it: {error}", samples)
+    return None
+
+
+def load_trouble(edge: Edge, version: int) -> str | None:
+    """Return why an edge cannot load a version, as its last heartbeat tells; None where it says nothing of it."""
+    models, worker = edge.heartbeat.get("models") or {}, edge.heartbeat.get("worker") or {}
+    for error in (models.get("error"), worker.get("load_error")):
+        if error and error.get("version") == version:
+            return str(error.get("error"))
     return None
 
 

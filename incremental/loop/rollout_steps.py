@@ -15,7 +15,7 @@ from ..e_process import Alarm
 from ..hub.hub import Hub
 from ..hub.model_versions import serving_version
 from ..tables import Edge, LoopState, ModelVersion
-from .rollout import CanaryState, Rollout, call_back, canaries_for, send_to
+from .rollout import CanaryState, Rollout, call_back, canaries_for, load_trouble, send_to
 from .standing import Standing, put
 
 __all__ = ["RolloutSteps"]
@@ -144,7 +144,7 @@ class RolloutSteps:
         candidate, promoting, now = self._standing.candidate(seen), seen.phase == "promoting", self._hub.clock()
         edges = self._hub.database.read(lambda session: list(session.scalars(select(Edge).order_by(Edge.name))))
         here = [edge for edge in edges if now - edge.seen_at < _HERE]
-        errors = [edge.name for edge in here if _cannot_load(edge, candidate)]
+        errors = [edge.name for edge in here if load_trouble(edge, candidate) is not None]
         behind = [
             edge.name
             for edge in here
@@ -173,11 +173,6 @@ class RolloutSteps:
 
 def _active(edge: Edge) -> int:
     return int((edge.heartbeat.get("models") or {}).get("active") or 0)
-
-
-def _cannot_load(edge: Edge, version: int) -> bool:
-    models, worker = edge.heartbeat.get("models") or {}, edge.heartbeat.get("worker") or {}
-    return any(error and error.get("version") == version for error in (models.get("error"), worker.get("load_error")))
 
 
 def _told(data: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import numbers
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ModelError
+from ..lib.contract import Contract
 from ..lib.hard_samples.detector import HardSampleDetector, Seen, Verdict
 from ..lib.hard_samples.embedding import Embedding
 from ..lib.scores import Scores
@@ -20,6 +20,8 @@ __all__ = ["check_hard_sample_detector"]
 
 _STREAM = 2_000
 _EMBEDDING = 16
+_contract = Contract("hard-sample detector", ModelError)
+_require = _contract.require
 
 
 def check_hard_sample_detector(make: Callable[[], HardSampleDetector]) -> None:
@@ -38,29 +40,13 @@ def check_hard_sample_detector(make: Callable[[], HardSampleDetector]) -> None:
     detector = make()
     kind = type(detector).__name__
     _require(isinstance(detector, HardSampleDetector), f"{kind} has not judge(seen) and describe()")
-    _describes_itself(detector)
+    _contract.require_description(detector)
     for seen in _seen():
         _judged(detector, seen)
-    _describes_itself(detector)
+    _contract.require_description(detector)
     _is_its_own(make)
     _stays_within_the_rate_by_chance(make())
     _random_ones_are_drawn_evenly(make())
-
-
-def _require(kept: bool, broken: str) -> None:
-    if not kept:
-        raise ModelError(f"the hard-sample detector breaks its contract: {broken}")
-
-
-def _describes_itself(detector: HardSampleDetector) -> None:
-    told = detector.describe()
-    _require(isinstance(told, dict) and isinstance(told.get("name"), str), "describe() gives no dict with a 'name'")
-    try:
-        json.dumps(told)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"the hard-sample detector breaks its contract: describe() gives {told!r}, which is no JSON ({error})"
-        ) from error
 
 
 def _judged(detector: HardSampleDetector, seen: Seen) -> Verdict:

@@ -8,11 +8,13 @@ import random
 from collections.abc import Callable, Iterator
 
 from ..core.errors import SpecError
+from ..lib.contract import Contract
 from .drift import DriftDetector, Kind
 
 __all__ = ["check_drift_detector"]
 
 _MOST_STATE = 1 << 20
+_require = Contract("drift detector", SpecError).require
 
 
 def check_drift_detector(make: Callable[[], DriftDetector]) -> None:
@@ -49,11 +51,6 @@ def check_drift_detector(make: Callable[[], DriftDetector]) -> None:
     )
     _resumes(make, reads, found)
     _keeps_a_small_state(detector)
-
-
-def _require(kept: object, broken: str) -> None:
-    if not kept:
-        raise SpecError(f"the drift detector breaks its contract: {broken}")
 
 
 def _values(reads: list[Kind]) -> Iterator[tuple[float, Kind]]:

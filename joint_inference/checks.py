@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 import numbers
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from ..core.errors import ModelError
+from ..lib.contract import Contract
 from ..lib.scores import Scores
 from .credit import BoundedCredit
 from .offload import Decision, OffloadAlgorithm
@@ -17,6 +17,8 @@ from .offload import Decision, OffloadAlgorithm
 __all__ = ["check_offload_algorithm"]
 
 _STREAM = 3000
+_contract = Contract("offload algorithm", ModelError)
+_require = _contract.require
 
 
 def check_offload_algorithm(make: Callable[[], OffloadAlgorithm]) -> None:
@@ -35,33 +37,17 @@ def check_offload_algorithm(make: Callable[[], OffloadAlgorithm]) -> None:
     algorithm = make()
     kind = type(algorithm).__name__
     _require(isinstance(algorithm, OffloadAlgorithm), f"{kind} has not decide(scores) and describe()")
-    _describes_itself(algorithm)
+    _contract.require_description(algorithm)
     decisions = [_decided(algorithm, scores) for scores in _streams()]
     other = make()
     _require(
         [other.decide(scores) for scores in _streams()] == decisions,
         "two new ones decide differently on one stream; let no chance, clock or shared state decide",
     )
-    _describes_itself(algorithm)
+    _contract.require_description(algorithm)
     told = algorithm.describe()
     if told.get("upload_ratio") is not None:
         _holds_its_ratio(make(), float(told["upload_ratio"]), str(told.get("hold", "default")))
-
-
-def _require(kept: bool, broken: str) -> None:
-    if not kept:
-        raise ModelError(f"the offload algorithm breaks its contract: {broken}")
-
-
-def _describes_itself(algorithm: OffloadAlgorithm) -> None:
-    told = algorithm.describe()
-    _require(isinstance(told, dict) and isinstance(told.get("name"), str), "describe() gives no dict with a 'name'")
-    try:
-        json.dumps(told)
-    except (TypeError, ValueError) as error:
-        raise ModelError(
-            f"the offload algorithm breaks its contract: describe() gives {told!r}, which is no JSON ({error})"
-        ) from error
 
 
 def _decided(algorithm: OffloadAlgorithm, scores: Scores) -> Decision:

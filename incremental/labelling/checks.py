@@ -8,11 +8,13 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 
 from ...core.errors import DatasetError
+from ...lib.contract import Contract
 from .source import Finished, LabellingSource, Offer, SourceStatus
 
 __all__ = ["check_labelling_source"]
 
 _COUNT = 4
+_require = Contract("labelling source", DatasetError).require
 
 
 def check_labelling_source(
@@ -77,11 +79,6 @@ def _labels_come_back(
         _require(second not in _values(_said(restarted, left)), "poll() tells of a task that was withdrawn")
     finally:
         restarted.close()
-
-
-def _require(kept: bool, broken: str) -> None:
-    if not kept:
-        raise DatasetError(f"the labelling source breaks its contract: {broken}")
 
 
 def _tells(source: LabellingSource) -> None:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from .context_document import ContextDocument
 from .errors import SpecError
 from .incremental_spec import HUB, IncrementalLearningJob
-from .inference_plan import external_model
+from .inference_plan import external_model, script_on_edge
 from .inference_spec import InferenceEdge
 from .job_file import JobFile
-from .sources import joined, model_source
+from .sources import model_source
 from .workers import Lasting, Placement, Plan, Worker
 
 __all__ = ["ADMIN_TOKEN", "PUBLIC_KEY", "SIGNING_KEY", "controller_of", "edge_token", "plan_incremental"]
@@ -95,31 +94,19 @@ def _controller(file: JobFile[IncrementalLearningJob], place: Placement, edge: I
 
 
 def _edge(file: JobFile[IncrementalLearningJob], place: Placement, edge: InferenceEdge) -> Worker:
-    state = _lasting(file, place).folder(edge.name)
-    spec, worker = file.job.spec, file.job.spec.inference
-    base = place.base("edge")
-    script = joined(base if place.script_base is None else place.script_base, worker.script or "infer.py")
-    return Worker(
-        name=edge.name,
-        role="edge",
-        node=edge.node or edge.name,
-        command=tuple(worker.command or (place.python, "-m", "solar_corona.lib.script_worker", script)),
-        env={**worker.env, **edge.env},
-        context=ContextDocument(
-            job=file.job.metadata.name,
-            kind=file.job.kind,
-            run=place.run,
-            role="edge",
-            worker=edge.name,
-            run_folder=place.run_folder(edge.name),
-            state_folder=state,
-            parameters={**worker.parameters, **edge.parameters},
-            model=model_source(file, spec.model.source, base, "spec.model"),
-            deep_model=external_model(worker.endpoint, place, base) if worker.endpoint is not None else None,
-            offload=worker.offload,
-            deadline=worker.deadline,
-            hard_samples=spec.hard_samples,
-            controller=_lasting(file, place).socket(edge.name),
-            live_model=f"{state}/models/{spec.model.name}/active.json",
-        ),
+    lasting, spec, base = _lasting(file, place), file.job.spec, place.base("edge")
+    state, worker = lasting.folder(edge.name), spec.inference
+    return script_on_edge(
+        file,
+        place,
+        edge,
+        worker,
+        state_folder=state,
+        model=model_source(file, spec.model.source, base, "spec.model"),
+        deep_model=external_model(worker.endpoint, place, base) if worker.endpoint is not None else None,
+        offload=worker.offload,
+        deadline=worker.deadline,
+        hard_samples=spec.hard_samples,
+        controller=lasting.socket(edge.name),
+        live_model=f"{state}/models/{spec.model.name}/active.json",
     )

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .context_document import ContextDocument, DeepModel
-from .inference_spec import CLOUD, ExternalEndpoint, InferenceEdge, JointInferenceService
+from .inference_spec import CLOUD, ExternalEndpoint, InferenceEdge, JointInferenceService, ScriptWorker
 from .job_file import JobFile
 from .sources import joined, model_source
 from .workers import Placement, Plan, Worker
 
-__all__ = ["TOKEN_FILE", "external_model", "plan_inference"]
+__all__ = ["TOKEN_FILE", "external_model", "plan_inference", "script_on_edge"]
 
 TOKEN_FILE = "inference.token"  # noqa: S105 - the file's name, not what is in it
 """The file among a run's keys that holds the bearer token of the deep model's service."""
@@ -55,9 +57,24 @@ def _cloud(file: JobFile[JointInferenceService], place: Placement) -> Worker:
 
 
 def _edge(file: JobFile[JointInferenceService], place: Placement, edge: InferenceEdge) -> Worker:
-    worker = file.job.spec.edge_worker
-    base = place.base("edge")
-    script = joined(base if place.script_base is None else place.script_base, worker.script or "infer.py")
+    worker, base = file.job.spec.edge_worker, place.base("edge")
+    return script_on_edge(
+        file,
+        place,
+        edge,
+        worker,
+        model=model_source(file, worker.model, base, "spec.edgeWorker.model"),
+        deep_model=_deep_model(file, place, base),
+        offload=worker.offload,
+        deadline=worker.deadline,
+    )
+
+
+def script_on_edge(
+    file: JobFile[Any], place: Placement, edge: InferenceEdge, worker: ScriptWorker, **more: Any
+) -> Worker:
+    """Return the worker that runs a script on an edge; `more` goes into its context document."""
+    script = joined(place.base("edge") if place.script_base is None else place.script_base, worker.script or "infer.py")
     return Worker(
         name=edge.name,
         role="edge",
@@ -72,10 +89,7 @@ def _edge(file: JobFile[JointInferenceService], place: Placement, edge: Inferenc
             worker=edge.name,
             run_folder=place.run_folder(edge.name),
             parameters={**worker.parameters, **edge.parameters},
-            model=model_source(file, worker.model, base, "spec.edgeWorker.model"),
-            deep_model=_deep_model(file, place, base),
-            offload=worker.offload,
-            deadline=worker.deadline,
+            **more,
         ),
     )
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import ModelError, NotAskedError, TemporaryError
 from ..lib.runners.runner import Runner
+from ..lib.said_once import SaidOnce
 from ..lib.scores import ConfidenceFunction, Scores
 from ..lib.serving import Serving
 from .answers import Outputs, fit, in_form, of_sample
@@ -40,7 +41,6 @@ __all__ = ["EdgeModel"]
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 4
-_MOST_SAID = 100
 _NOBODY_DECIDES: Sequence[Decision | None] = ()
 
 
@@ -137,7 +137,7 @@ class EdgeModel:
         self._recorder = recorder or Recorder(name)
         self._recorder.told(model=name)
         self._lock = threading.Lock()
-        self._said: set[str] = set()
+        self._said = SaidOnce(_log)
         self._onlooker: Onlooker | None = None
         if collector is not None or shadowed is not None:
             # An edge that keeps nothing starts faster without it.
@@ -388,7 +388,4 @@ class EdgeModel:
             self._recorder.told(circuit=self._deep.circuit, deep_model=deep.model if deep is not None else None)
 
     def _warn_once(self, what: str, error: Exception) -> None:
-        kind = f"{type(error).__name__}: {str(error)[:60]}"
-        if kind not in self._said and len(self._said) < _MOST_SAID:
-            self._said.add(kind)
-            _log.warning("%s: %s", what, error)
+        self._said.warn(f"{type(error).__name__}: {str(error)[:60]}", f"{what}: {error}")

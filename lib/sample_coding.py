@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.errors import ModelError, WireError
+from .said_once import SaidOnce
 from .sound_files import decode_wav, encode_wav
 
 __all__ = ["CodedSample", "Format", "SampleForm", "decode_sample", "encode_sample"]
@@ -42,7 +43,7 @@ _LONGEST_SIDE = 16_383  # WebP's own; others carry more
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 _log = logging.getLogger(__name__)
-_said: set[str] = set()
+_said = SaidOnce(_log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,14 +247,9 @@ def _of_array(array: NDArray[Any], form: SampleForm) -> CodedSample:
         if coded is not None:
             return CodedSample(coded, "audio/wav;axes=2" if array.ndim == 2 and array.shape[1] == 1 else "audio/wav")
     if form.format not in ("auto", "npy"):
-        _say_once(f"samples of {array.dtype} {list(array.shape)} cannot be written as {form.format}; they go as npy")
+        trouble = f"samples of {array.dtype} {list(array.shape)} cannot be written as {form.format}; they go as npy"
+        _said.warn(trouble, trouble)
     return CodedSample(_npy_of(array), "application/x-npy")
-
-
-def _say_once(text: str) -> None:
-    if text not in _said and len(_said) < 100:
-        _said.add(text)
-        _log.warning("%s", text)
 
 
 def _pixels(array: NDArray[Any]) -> NDArray[np.uint8] | None:

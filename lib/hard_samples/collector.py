@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from ..confidences import max_confidence
+from ..said_once import SaidOnce
 from ..sample_coding import SampleForm
 from ..sample_records import Reason
 from ..scores import Scores
@@ -25,7 +26,6 @@ from .worker_counts import WorkerCounts
 __all__ = ["Collector"]
 
 _log = logging.getLogger(__name__)
-_MOST_SAID = 100
 # Mean confidence over about the latest 200 samples, of which every eighth is looked at.
 _FADE, _EVERY_EIGHTH = 1 / 25, 7
 _DIGITS = 6
@@ -69,7 +69,7 @@ class Collector:
         self._version = self._looks = 0
         self._share, self._draw = 1.0, chance.Random().random  # noqa: S311
         self._look_seconds = self._answer_seconds = 0.0
-        self._said: set[str] = set()
+        self._said = SaidOnce(_log)
         sender.join(self._report)
 
     @property
@@ -194,9 +194,7 @@ class Collector:
             counts.confidence = _share(self._confidence / self._weight)
 
     def _warn_once(self, text: str) -> None:
-        if text[:60] not in self._said and len(self._said) < _MOST_SAID:
-            self._said.add(text[:60])
-            _log.warning("hard samples: %s; answers go on", text[:500])
+        self._said.warn(text[:60], f"hard samples: {text[:500]}; answers go on")
 
 
 def _share(value: float | None) -> float | None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...core.errors import ModelError, TemporaryError, WireError
+from ..said_once import SaidOnce
 from ..sample_records import FRAME_TYPE, SampleRecord, pack
 from .controller_client import ControllerClient
 from .kept_sample import KeptSample
@@ -31,7 +32,6 @@ _MOST_LABELS, _MOST_OBSERVATIONS = 10_000, 2_000
 _AT_ONCE = 1_000
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 10.0
 _FAREWELL = 3.0
-_MOST_SAID = 100
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Sender:
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._trouble = ""
-        self._said: set[str] = set()
+        self._said = SaidOnce(_log)
         self.dropped = 0
 
     @property
@@ -258,9 +258,7 @@ class Sender:
             self._told_once(str(error))
 
     def _told_once(self, trouble: str) -> None:
-        if trouble[:60] not in self._said and len(self._said) < _MOST_SAID:
-            self._said.add(trouble[:60])
-            _log.warning("hard samples: %s", trouble)
+        self._said.warn(trouble[:60], f"hard samples: {trouble}")
 
 
 def _forget(queue: deque[Any], sent: list[Any]) -> None:

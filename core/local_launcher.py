@@ -108,7 +108,7 @@ class LocalLauncher:
     def run(
         self,
         *,
-        tick: Callable[[], None],
+        tick: Callable[[], object],
         has_result: Callable[[str], bool],
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -169,7 +169,7 @@ class LocalLauncher:
                 raise PlatformError(f"{worker.name} cannot be started: {error.strerror}") from error
         return _Process(worker, popen, time.monotonic(), process_start=process_start_of(popen.pid))
 
-    def _watch(self, tick: Callable[[], None], has_result: Callable[[str], bool], busy: Callable[[], bool]) -> None:
+    def _watch(self, tick: Callable[[], object], has_result: Callable[[str], bool], busy: Callable[[], bool]) -> None:
         while True:
             self._start_waiting()
             tick()
@@ -229,7 +229,7 @@ class LocalLauncher:
                 f"call solar_corona.collaborative_training.fit() in them"
             )
 
-    def _after_death(self, process: _Process, tick: Callable[[], None]) -> None:
+    def _after_death(self, process: _Process, tick: Callable[[], object]) -> None:
         worker, now = process.worker, time.monotonic()
         self._fail_if_reported(process, tick)
         if worker.role == "cloud" and process.popen.returncode in _FINAL:
@@ -257,7 +257,7 @@ class LocalLauncher:
             process.restarts += 1
             self._save("running")
 
-    def _fail_if_reported(self, process: _Process, tick: Callable[[], None]) -> None:
+    def _fail_if_reported(self, process: _Process, tick: Callable[[], object]) -> None:
         failure = self._folder.read_failure(process.worker.name)
         if failure is None:
             return

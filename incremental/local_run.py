@@ -168,12 +168,9 @@ class IncrementalRun:
                     show(status)
             return status
 
-        def tick() -> None:
-            look()
-
         launcher = LocalLauncher(self.folder, self.plan, cwd=self.file.path.resolve().parent)
         with self.hub:
-            launcher.run(tick=tick, has_result=lambda _: False, busy=lambda: _busy(look()))
+            launcher.run(tick=look, has_result=lambda _: False, busy=lambda: _busy(look()))
 
 
 def _busy(status: LoopStatus | None) -> bool:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.orm import Session
 
 from ...core.errors import SolarCoronaError
@@ -83,8 +83,12 @@ class Desk:
 
     def _take_back(self) -> None:
         """Let samples wait again that a source has which is no longer the job's."""
-        other = update(Sample).where(Sample.state == "out", Sample.source != self._name)
-        free = other.values(state="waiting", source=None, task=None, state_at=self._hub.clock())
+        self._free(Sample.source != self._name)
+
+    def _free(self, which: ColumnElement[bool]) -> None:
+        """Let samples wait again that a source has."""
+        free = update(Sample).where(Sample.state == "out", which)
+        free = free.values(state="waiting", source=None, task=None, state_at=self._hub.clock())
         self._hub.database.write(lambda session: session.execute(free))
 
     def _fetch(self) -> None:
@@ -107,11 +111,8 @@ class Desk:
                 _logger.warning("a label of %s from %s is refused: %s", receipt.id[:12], self._name, receipt.reason)
         passed = [each.sample for each in labels if each.skipped and each.confidence is not None]
         for begin in range(0, len(passed), _AT_ONCE):
-            part = passed[begin : begin + _AT_ONCE]
             # A model that cannot tell leaves a sample to people.
-            free = update(Sample).where(Sample.id.in_(part), Sample.state == "out")
-            free = free.values(state="waiting", source=None, task=None, state_at=self._hub.clock())
-            self._hub.database.write(lambda session, free=free: session.execute(free))  # type: ignore[misc]
+            self._free(Sample.id.in_(passed[begin : begin + _AT_ONCE]))
 
     def _withdraw(self) -> None:
         """Let the source forget samples that were deleted."""
